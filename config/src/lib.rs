@@ -1,0 +1,1 @@
+//! The typed configuration: defaults, validation, JSON schema.

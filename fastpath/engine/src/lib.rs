@@ -1,0 +1,1 @@
+//! Workers, pipeline, forwarding tables.

@@ -1,0 +1,1 @@
+//! Ports, UMEMs and rings: the only crate with unsafe code.

@@ -1,0 +1,1 @@
+//! Packet formats as typed views over bytes.
