@@ -1,1 +1,30 @@
-//! Ports, UMEMs and rings: the only crate with unsafe code.
+//! Packet I/O: UMEMs, frames, rings and ports. The only crate with `unsafe` code; it knows no VLAN.
+//!
+//! ```text
+//!   Umem ── chunks ──► Depot ◄─64 at a time─► FramePool (one per worker and UMEM, all in a PoolSet)
+//!                                                │ alloc / free
+//!             Port::rx_batch ──► Frame ──► engine ──► Frame ──► Port::tx_batch
+//! ```
+//!
+//! Guarantees: a [`Frame`] is the only handle to its chunks, and every chunk is at any time in exactly one
+//! place (pool, depot, fill, rx, batch, hand-off, tx, completion); memory of a UMEM is unmapped only when
+//! all its chunks are home. Left to the caller: a frame that is not handed to a port must be given back to
+//! a [`PoolSet`]; dropping it leaks its chunks (the ledger tests find that).
+
+mod batch;
+mod eventfd;
+mod frame;
+mod memory;
+mod pool;
+mod port;
+mod prefetch;
+mod umem;
+
+pub use batch::{BATCH, FrameBatch};
+pub use eventfd::EventFd;
+pub use frame::{Frame, MAX_SEGMENTS};
+pub use memory::{MemoryPeer, MemoryPort, memory_port};
+pub use pool::{FramePool, MAGAZINE, PoolSet};
+pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
+pub use prefetch::{prefetch_read, prefetch_write};
+pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};

@@ -1,0 +1,109 @@
+//! What every port kind keeps to, and the enum that a worker holds.
+//!
+//! A `Port` here is one queue of an interface (or the whole of a port that has one queue): the thing that
+//! exactly one worker polls. An interface with four queues is four of them.
+
+use crate::memory::MemoryPort;
+use crate::{Frame, FrameBatch, PoolSet};
+use std::os::fd::BorrowedFd;
+
+/// Why a port stopped moving frames, for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+/// What a transmit call took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxCounts {
+    /// Frames accepted.
+    pub packets: u64,
+    /// Their bytes, without FCS.
+    pub bytes: u64,
+}
+
+/// Frames that a port lost before it could hand them over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxCounts {
+    /// No chunk, ring full or fill ring empty: as the kernel or device counts it.
+    pub missed: u64,
+    /// Descriptors that were not valid.
+    pub invalid: u64,
+}
+
+/// The contract of a port. The contract tests run every kind through it.
+///
+/// All calls come from the one worker that owns the port. None blocks, allocates memory or panics; faults
+/// are reported by [`Port::fault`], after which the port takes and gives no frame.
+pub trait Port {
+    /// Appends what has arrived to `batch`, at most as much as it has room for, in order of arrival; gives
+    /// the number of frames added. Frames come from this port's region in `pools` (or are owned already).
+    fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize;
+
+    /// Sends from the front of `frames`, in order; what it takes is removed from `frames`, what is left was
+    /// refused (ring full) and stays the caller's. A frame of another region is copied, which also may fail.
+    fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts;
+
+    /// Takes back what was sent (completion → pool) and replenishes what can be received into (pool → fill).
+    /// Called once a turn, also when nothing moves.
+    fn reclaim(&mut self, pools: &mut PoolSet);
+
+    /// Why the port stopped, if it did.
+    fn fault(&self) -> Option<&Fault>;
+
+    /// The descriptor that becomes readable when a frame arrives; none: the port can't be slept on.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Before the worker sleeps: asks for a wake-up on arrival. True if something is there already.
+    fn arm(&mut self) -> bool;
+
+    /// Frames lost before this port could hand them over, since it was opened.
+    fn rx_lost(&mut self) -> RxCounts;
+}
+
+/// Every kind of port. A worker matches once per batch, not per packet (measured equal to a generic worker at
+/// batches of 32 and more).
+pub enum AnyPort {
+    /// Frames from and to another part of this process.
+    Memory(MemoryPort),
+}
+
+macro_rules! each {
+    ($self:ident, $port:ident => $call:expr) => {
+        match $self {
+            AnyPort::Memory($port) => $call,
+        }
+    };
+}
+
+impl Port for AnyPort {
+    #[inline]
+    fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize {
+        each!(self, port => port.rx_batch(pools, batch))
+    }
+
+    #[inline]
+    fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts {
+        each!(self, port => port.tx_batch(pools, frames))
+    }
+
+    #[inline]
+    fn reclaim(&mut self, pools: &mut PoolSet) {
+        each!(self, port => port.reclaim(pools));
+    }
+
+    fn fault(&self) -> Option<&Fault> {
+        each!(self, port => port.fault())
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        each!(self, port => port.wait_fd())
+    }
+
+    fn arm(&mut self) -> bool {
+        each!(self, port => port.arm())
+    }
+
+    fn rx_lost(&mut self) -> RxCounts {
+        each!(self, port => port.rx_lost())
+    }
+}

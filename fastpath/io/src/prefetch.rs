@@ -1,0 +1,17 @@
+//! Cache prefetch as safe functions: a hint can't fault, whatever the address.
+
+use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+
+/// Starts loading the cache line of `value`.
+#[inline(always)]
+pub fn prefetch_read<T: ?Sized>(value: &T) {
+    // SAFETY: PREFETCHT0 is a hint: it neither faults nor changes what the program can observe.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(value).cast()) }
+}
+
+/// Starts loading the cache line of `value` for writing.
+#[inline(always)]
+pub fn prefetch_write<T: ?Sized>(value: &T) {
+    // SAFETY: PREFETCHW is a hint: it neither faults nor changes what the program can observe.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(core::ptr::from_ref(value).cast()) }
+}
