@@ -1,1 +1,29 @@
-//! The typed configuration: defaults, validation, JSON schema.
+//! The typed configuration of Clearway: what a YAML file says, with defaults, checks and a JSON schema.
+//!
+//! ```text
+//!   YAML text ──► tree (values with their places) ──► Spec ──► validate ──► a Spec that control can compile
+//!   JSON (API) ───────────────────────────────────────┘  │
+//!   --port KIND:ARG ──► short form ──────────────────────┘
+//! ```
+//!
+//! The types are inert: nothing here reads a file, opens a socket or looks at the host. Reading a file's text is
+//! left to the caller, and so is everything that only the host knows (whether an interface exists, its queues,
+//! which port carries a VTEP's address).
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod name;
+mod port;
+mod spec;
+mod values;
+
+pub use bridge::{BridgeDomain, Host, StaticMac, UdpChecksum, Vtep};
+pub use name::{Name, NameError};
+pub use port::{BusyPoll, Checksum, Port, Service, Steering, StormControl, TagProtocol, TrunkMap, XdpMode};
+pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use values::{Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, PortKind, Queues, TrunkItem};
+
+/// For keys that are on unless the configuration turns them off.
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,311 @@
+//! Ports: how frames enter and leave, and which bridge domains they belong to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clearway_wire::{MacAddr, Vid};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
+use crate::{Name, yes};
+
+/// One port: a place where frames enter and leave the forwarder.
+///
+/// Its layer 2 service is exactly one of `access`, `trunk` (with or without `native`), `tunnel`, or an entry of
+/// `cross-connects`; a port with none of them carries VXLAN underlay traffic only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "the keys of a port")]
+pub struct Port {
+    /// What the port is attached to.
+    pub kind: PortKind,
+
+    /// `af-xdp`: the network interface, in the daemon's network namespace. At most 15 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// `af-xdp`: which frames of the interface are ours.
+    #[serde(default)]
+    pub steering: Steering,
+    /// `af-xdp`: how frames are exchanged with the driver.
+    #[serde(default)]
+    pub mode: XdpMode,
+    /// `af-xdp`: the receive queues to use: `all`, or a list such as `[0, 2, 3]`.
+    #[serde(default)]
+    pub queues: Queues,
+    /// `af-xdp`: preferred busy polling (the worker runs the driver, interrupts stay quiet). The interface's knobs are given back on exit.
+    #[serde(default)]
+    pub busy_poll: BusyPoll,
+    /// `af-xdp`: frames the kernel handles in one busy poll. Absent: chosen by the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub busy_poll_budget: Option<u16>,
+    /// `af-xdp`: entries in each ring of a queue: a power of two. Absent: chosen by the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 32768))]
+    pub ring_size: Option<u32>,
+    /// `af-xdp`: frame buffers for this port, in chunks. Absent: chosen by the daemon from rings and queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 256, max = 4_194_304))]
+    pub frames: Option<u32>,
+    /// `af-xdp`: replace an XDP program that somebody else attached to the interface, instead of refusing the port.
+    #[serde(default)]
+    pub replace: bool,
+    /// `af-xdp`: what to do with checksums that the sender left for its NIC to finish.
+    #[serde(default)]
+    pub checksum: Checksum,
+    /// Which worker serves which queue: queue number → position in `engine.workers`, from 0. Queues not named are assigned by the daemon.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workers: BTreeMap<u16, u16>,
+
+    /// `pcapng`: the file whose frames this port receives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<PathBuf>,
+    /// `pcapng`: the file into which frames sent to this port are written. It is overwritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<PathBuf>,
+    /// `pcapng`: start `read` again from its beginning at its end.
+    #[serde(default, rename = "loop")]
+    pub repeat: bool,
+    /// `pcapng`: frames a second read from `read`. Absent: as fast as the worker takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub rate: Option<u32>,
+
+    /// The bridge domain of this port's untagged frames; tagged frames are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Name>,
+    /// The bridge domain of every frame of this port, tagged or not: its tags are payload (a QinQ customer port).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Name>,
+    /// The VLANs that this port carries tagged: `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is), or an object that names the domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<TrunkItem>,
+    /// With `trunk`: the bridge domain of untagged frames. Absent: untagged frames are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<Name>,
+
+    /// The priority (PCP) in tags that this port sends: `keep` the frame's, or 0 to 7.
+    #[serde(default)]
+    pub pcp: PcpPolicy,
+    /// Frames between two isolated ports of a bridge domain are dropped.
+    #[serde(default)]
+    pub isolated: bool,
+    /// The only source MAC addresses this port may send from (anti-spoofing). Empty or absent: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub allowed_macs: Vec<MacAddr>,
+    /// Learn source MAC addresses on this port.
+    #[serde(default = "yes")]
+    pub learning: bool,
+    /// The most MAC addresses learned on this port at a time. Absent: only the bridge domain's limit holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_216))]
+    pub learn_limit: Option<u32>,
+    /// Upper limits for traffic that is flooded, received on this port.
+    #[serde(default, skip_serializing_if = "StormControl::is_empty")]
+    pub storm_control: StormControl,
+    /// The largest layer 3 packet accepted and sent, in bytes. Absent: the interface's MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 576, max = 9216))]
+    pub mtu: Option<u16>,
+}
+
+impl Port {
+    /// The smallest and the largest `ring-size`, in entries; also a power of two.
+    pub const RING_SIZE: std::ops::RangeInclusive<u32> = 64..=32_768;
+    /// The smallest and the largest `frames`, in chunks.
+    pub const FRAMES: std::ops::RangeInclusive<u32> = 256..=4_194_304;
+    /// The smallest and the largest `busy-poll-budget`, in frames.
+    pub const BUSY_POLL_BUDGET: std::ops::RangeInclusive<u16> = 1..=1024;
+    /// The smallest and the largest `mtu`, in bytes: 576 is what every IPv4 host takes (RFC 791), 9216 the jumbo frame switches agree on.
+    pub const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
+    /// The smallest and the largest `rate`, in frames a second.
+    pub const RATE: std::ops::RangeInclusive<u32> = 1..=100_000_000;
+
+    /// A port of this kind with every other key at its default.
+    pub fn new(kind: PortKind) -> Port {
+        Port {
+            kind,
+            interface: None,
+            steering: Steering::default(),
+            mode: XdpMode::default(),
+            queues: Queues::default(),
+            busy_poll: BusyPoll::default(),
+            busy_poll_budget: None,
+            ring_size: None,
+            frames: None,
+            replace: false,
+            checksum: Checksum::default(),
+            workers: BTreeMap::new(),
+            read: None,
+            write: None,
+            repeat: false,
+            rate: None,
+            access: None,
+            tunnel: None,
+            trunk: Vec::new(),
+            native: None,
+            pcp: PcpPolicy::default(),
+            isolated: false,
+            allowed_macs: Vec::new(),
+            learning: true,
+            learn_limit: None,
+            storm_control: StormControl::default(),
+            mtu: None,
+        }
+    }
+
+    /// An `af-xdp` port on an interface, with every other key at its default.
+    pub fn af_xdp(interface: impl Into<String>) -> Port {
+        Port { interface: Some(interface.into()), ..Port::new(PortKind::AfXdp) }
+    }
+
+    /// The layer 2 service of the port, as far as the port itself says it. In a valid spec exactly one applies;
+    /// [`Service::None`] is a cross-connect's end or an uplink that carries only VXLAN.
+    pub fn service(&self) -> Service<'_> {
+        if let Some(domain) = &self.access {
+            Service::Access(domain)
+        } else if let Some(domain) = &self.tunnel {
+            Service::Tunnel(domain)
+        } else if !self.trunk.is_empty() || self.native.is_some() {
+            Service::Trunk { items: &self.trunk, native: self.native.as_ref() }
+        } else {
+            Service::None
+        }
+    }
+}
+
+/// The layer 2 service of a port: see [`Port::service`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Service<'a> {
+    /// Untagged frames of one bridge domain.
+    Access(&'a Name),
+    /// All frames of one bridge domain, tags untouched.
+    Tunnel(&'a Name),
+    /// Tagged frames of several bridge domains, untagged frames of one.
+    Trunk {
+        /// What is carried tagged.
+        items: &'a [TrunkItem],
+        /// The domain of untagged frames.
+        native: Option<&'a Name>,
+    },
+    /// No bridge domain: an end of a cross-connect, or a pure underlay port.
+    None,
+}
+
+/// Which frames of an interface are ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Steering {
+    /// Every frame: a pod-facing veth, a VF or a NIC of our own. The kernel's network stack sees none.
+    #[default]
+    Exclusive,
+    /// Our VLANs and our VTEPs' VXLAN: an uplink. All other frames go to the kernel, whose addresses keep working.
+    Shared,
+}
+
+/// How frames are exchanged with the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// The best that the interface can do: zero copy, else native copy, else generic.
+    #[default]
+    Auto,
+    /// Zero copy or nothing.
+    ZeroCopy,
+    /// Native XDP with a copy.
+    Copy,
+    /// Generic XDP: works on every interface, slowest.
+    Generic,
+}
+
+/// Preferred busy polling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BusyPoll {
+    /// On where the driver supports it and it helps.
+    #[default]
+    Auto,
+    /// On; the port reports it when the driver refuses.
+    On,
+    /// Off.
+    Off,
+}
+
+/// What to do with checksums that the sender left for its NIC to finish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checksum {
+    /// `finish` on virtual interfaces whose peer offloads checksums, `trust` elsewhere.
+    #[default]
+    Auto,
+    /// Compute the checksum of frames that carry an unfinished one.
+    Finish,
+    /// Forward checksums as they are.
+    Trust,
+}
+
+/// Upper limits for flooded traffic, each in frames a second. Absent: no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of `storm-control`")]
+pub struct StormControl {
+    /// Broadcast frames a second. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub broadcast: Option<u32>,
+    /// Unicast frames to an unknown MAC address, frames a second. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub unknown: Option<u32>,
+    /// Multicast frames a second. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub multicast: Option<u32>,
+}
+
+impl StormControl {
+    /// True when nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == StormControl::default()
+    }
+}
+
+/// One VLAN of a trunk that the configuration maps to a bridge domain by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TrunkMap {
+    /// The VID on the wire at this port: of the only tag, or of the outer of two. 1 to 4094.
+    #[schemars(with = "u16", range(min = 1, max = 4094))]
+    pub vlan: Vid,
+    /// The VID of the inner 802.1Q tag (QinQ), 1 to 4094. Absent: one tag; what follows it is payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u16>", range(min = 1, max = 4094))]
+    pub inner_vlan: Option<Vid>,
+    /// The bridge domain that these frames belong to, whatever its own `vlan` is.
+    pub bridge_domain: Name,
+    /// The tag protocol of `vlan`. Absent: `802.1ad` when there is an `inner-vlan`, else `802.1q`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<TagProtocol>,
+}
+
+impl TrunkMap {
+    /// The tag protocol of the (outer) tag, with its default filled in.
+    pub fn protocol(&self) -> TagProtocol {
+        match (self.protocol, self.inner_vlan) {
+            (Some(protocol), _) => protocol,
+            (None, Some(_)) => TagProtocol::Dot1ad,
+            (None, None) => TagProtocol::Dot1q,
+        }
+    }
+}
+
+/// The protocol of a VLAN tag, as in `ip link … type vlan protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TagProtocol {
+    /// Customer tag, TPID 0x8100.
+    #[serde(rename = "802.1q")]
+    Dot1q,
+    /// Service tag, TPID 0x88a8.
+    #[serde(rename = "802.1ad")]
+    Dot1ad,
+}

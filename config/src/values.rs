@@ -1,0 +1,481 @@
+//! Values with a grammar of their own: `keep` or a number, lists or `all`, ranges, durations, `off` or an object.
+//!
+//! Each reads the same from YAML and from the API's JSON, and writes the text that it would read.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clearway_wire::{Dscp, Pcp, Vid};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::port::TrunkMap;
+
+/// What a port is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortKind {
+    /// A network interface, through AF_XDP sockets.
+    AfXdp,
+    /// A port inside the process, for tests and benchmarks.
+    Memory,
+    /// Capture files: frames are read from one and written to another.
+    Pcapng,
+}
+
+impl PortKind {
+    /// Every kind of this version.
+    pub const ALL: [PortKind; 3] = [PortKind::AfXdp, PortKind::Memory, PortKind::Pcapng];
+    /// Kinds that the design has and this version has not: asking for one deserves a better answer than "unknown".
+    const PLANNED: [&'static str; 3] = ["tap", "vhost-user", "vf"];
+
+    /// The word of the configuration for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortKind::AfXdp => "af-xdp",
+            PortKind::Memory => "memory",
+            PortKind::Pcapng => "pcapng",
+        }
+    }
+}
+
+impl fmt::Display for PortKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for PortKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PortKind, D::Error> {
+        struct KindVisitor;
+        impl Visitor<'_> for KindVisitor {
+            type Value = PortKind;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port kind: `af-xdp`, `memory` or `pcapng`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PortKind, E> {
+                if let Some(kind) = PortKind::ALL.into_iter().find(|kind| kind.as_str() == text) {
+                    return Ok(kind);
+                }
+                if PortKind::PLANNED.contains(&text) {
+                    return Err(E::custom(format_args!(
+                        "ports of kind `{text}` are not in this version; it has `af-xdp`, `memory` and `pcapng`"
+                    )));
+                }
+                Err(E::unknown_variant(text, &["af-xdp", "memory", "pcapng"]))
+            }
+        }
+        deserializer.deserialize_str(KindVisitor)
+    }
+}
+
+/// The receive queues that a port uses: `all` or a list of queue numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Queues {
+    /// Every queue that the interface has.
+    #[default]
+    All,
+    /// These.
+    List(Vec<u16>),
+}
+
+impl Serialize for Queues {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Queues::All => serializer.serialize_str("all"),
+            Queues::List(list) => list.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Queues {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queues, D::Error> {
+        struct QueuesVisitor;
+        impl<'de> Visitor<'de> for QueuesVisitor {
+            type Value = Queues;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`all` or a list of queue numbers such as [0, 2, 3]")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Queues, E> {
+                match text {
+                    "all" => Ok(Queues::All),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Queues, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Queues::List)
+            }
+        }
+        deserializer.deserialize_any(QueuesVisitor)
+    }
+}
+
+impl JsonSchema for Queues {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Queues".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`all` or a list of queue numbers.",
+            "oneOf": [
+                { "const": "all" },
+                { "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 65535 }, "minItems": 1 }
+            ]
+        })
+    }
+}
+
+/// Reads a word or a number in a range, and says both when it is neither.
+struct WordOrNumber {
+    word: &'static str,
+    range: RangeInclusive<u64>,
+}
+
+impl Visitor<'_> for WordOrNumber {
+    /// `None` is the word.
+    type Value = Option<u8>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` or a whole number from {} to {}", self.word, self.range.start(), self.range.end())
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u8>, E> {
+        if text == self.word { Ok(None) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+    }
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<u8>, E> {
+        u8::try_from(number)
+            .ok()
+            .filter(|_| self.range.contains(&number))
+            .map(Some)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+    }
+}
+
+/// The priority in tags that a port sends: `keep` or 0 to 7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PcpPolicy {
+    /// The priority with which the frame came; 0 when it came untagged.
+    #[default]
+    Keep,
+    /// This priority.
+    Set(Pcp),
+}
+
+impl Serialize for PcpPolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            PcpPolicy::Keep => serializer.serialize_str("keep"),
+            PcpPolicy::Set(pcp) => serializer.serialize_u8(pcp.get()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PcpPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PcpPolicy, D::Error> {
+        let number = deserializer.deserialize_any(WordOrNumber { word: "keep", range: 0..=7 })?;
+        // The visitor holds the range, so a number always is a PCP.
+        Ok(number.and_then(Pcp::new).map_or(PcpPolicy::Keep, PcpPolicy::Set))
+    }
+}
+
+impl JsonSchema for PcpPolicy {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PcpPolicy".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`keep` or a priority.",
+            "oneOf": [{ "const": "keep" }, { "type": "integer", "minimum": 0, "maximum": 7 }]
+        })
+    }
+}
+
+/// The outer DSCP of tunnel packets: `copy` or 0 to 63.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DscpPolicy {
+    /// The inner packet's; 0 when it is not IP.
+    #[default]
+    Copy,
+    /// This one.
+    Set(Dscp),
+}
+
+impl Serialize for DscpPolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            DscpPolicy::Copy => serializer.serialize_str("copy"),
+            DscpPolicy::Set(dscp) => serializer.serialize_u8(dscp.get()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DscpPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DscpPolicy, D::Error> {
+        let number = deserializer.deserialize_any(WordOrNumber { word: "copy", range: 0..=63 })?;
+        // The visitor holds the range, so a number always is a DSCP.
+        Ok(number.and_then(Dscp::new).map_or(DscpPolicy::Copy, DscpPolicy::Set))
+    }
+}
+
+impl JsonSchema for DscpPolicy {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DscpPolicy".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`copy` or a DSCP.",
+            "oneOf": [{ "const": "copy" }, { "type": "integer", "minimum": 0, "maximum": 63 }]
+        })
+    }
+}
+
+/// One item of a port's `trunk` list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrunkItem {
+    /// `all`: every VID that a bridge domain has, on this port unless it is mapped by another item.
+    All,
+    /// `100`: this VID, for the bridge domain whose `vlan` it is.
+    Vid(Vid),
+    /// `200-299`: these VIDs, first and last included; those that no bridge domain has are not carried.
+    Range(Vid, Vid),
+    /// An object that names the bridge domain: translation and QinQ.
+    Map(TrunkMap),
+}
+
+impl fmt::Display for TrunkItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrunkItem::All => f.write_str("all"),
+            TrunkItem::Vid(vid) => write!(f, "{}", vid.get()),
+            TrunkItem::Range(first, last) => write!(f, "{}-{}", first.get(), last.get()),
+            TrunkItem::Map(map) => match map.inner_vlan {
+                Some(inner) => write!(f, "{}.{}", map.vlan.get(), inner.get()),
+                None => write!(f, "{}", map.vlan.get()),
+            },
+        }
+    }
+}
+
+impl Serialize for TrunkItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            TrunkItem::Vid(vid) => serializer.serialize_u16(vid.get()),
+            TrunkItem::Map(map) => map.serialize(serializer),
+            TrunkItem::All | TrunkItem::Range(..) => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TrunkItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TrunkItem, D::Error> {
+        struct ItemVisitor;
+        impl ItemVisitor {
+            fn vid<E: de::Error>(&self, number: u64) -> Result<Vid, E> {
+                u16::try_from(number)
+                    .ok()
+                    .and_then(Vid::new)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &"a VLAN id from 1 to 4094"))
+            }
+        }
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = TrunkItem;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a VLAN id, a range such as 200-299, `all`, or {vlan: 300, bridge-domain: NAME}")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<TrunkItem, E> {
+                self.vid(number).map(TrunkItem::Vid)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TrunkItem, E> {
+                if text == "all" {
+                    return Ok(TrunkItem::All);
+                }
+                let wrong = || E::invalid_value(de::Unexpected::Str(text), &self);
+                let number = |part: &str| part.trim().parse::<u64>().map_err(|_| wrong());
+                match text.split_once('-') {
+                    None => self.vid(number(text)?).map(TrunkItem::Vid),
+                    Some((first, last)) => {
+                        let (first, last) = (self.vid(number(first)?)?, self.vid(number(last)?)?);
+                        if first > last {
+                            return Err(E::custom(format_args!(
+                                "the VLAN range `{text}` ends before it begins; write {}-{}",
+                                last.get(),
+                                first.get()
+                            )));
+                        }
+                        Ok(TrunkItem::Range(first, last))
+                    }
+                }
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TrunkItem, A::Error> {
+                TrunkMap::deserialize(MapAccessDeserializer::new(map)).map(TrunkItem::Map)
+            }
+        }
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+impl JsonSchema for TrunkItem {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TrunkItem".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<TrunkMap>();
+        json_schema!({
+            "description": "A VLAN id, a range of them, `all`, or an object that names the bridge domain.",
+            "oneOf": [
+                { "type": "integer", "minimum": 1, "maximum": 4094 },
+                { "type": "string", "pattern": "^(all|[0-9]{1,4}( *- *[0-9]{1,4})?)$" },
+                map
+            ]
+        })
+    }
+}
+
+/// A duration: text with units such as `300s`, `5m` or `1h 30m`, or a whole number of seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(Duration);
+
+impl Period {
+    /// A duration of whole seconds.
+    pub const fn from_secs(seconds: u64) -> Period {
+        Period(Duration::from_secs(seconds))
+    }
+
+    /// The duration.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl From<Duration> for Period {
+    fn from(duration: Duration) -> Period {
+        Period(duration)
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Period {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+        struct PeriodVisitor;
+        impl Visitor<'_> for PeriodVisitor {
+            type Value = Period;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as 300s, 5m or 1h, or a whole number of seconds")
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Period, E> {
+                Ok(Period::from_secs(seconds))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Period, E> {
+                humantime::parse_duration(text)
+                    .map(Period)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(PeriodVisitor)
+    }
+}
+
+impl JsonSchema for Period {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Period".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A duration such as `300s`, `5m` or `1h`; a number is seconds.",
+            "oneOf": [{ "type": "string" }, { "type": "integer", "minimum": 0 }]
+        })
+    }
+}
+
+/// What happens to a MAC address that moves between ports again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveDamping {
+    /// It moves each time.
+    Off,
+    /// It stays where it is for a while.
+    On(Damping),
+}
+
+impl Default for MoveDamping {
+    fn default() -> MoveDamping {
+        MoveDamping::On(Damping::default())
+    }
+}
+
+/// The limits of move damping: after `moves` moves within `window`, the address stays put for `hold`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Damping {
+    /// So many moves within `window` are too many.
+    #[schemars(range(min = 1, max = 1000))]
+    pub moves: u16,
+    /// The time over which moves are counted: 1s to 1h.
+    pub window: Period,
+    /// How long the address then stays where it is: 1s to 1h.
+    pub hold: Period,
+}
+
+impl Damping {
+    /// The smallest and the largest `moves`.
+    pub const MOVES: RangeInclusive<u16> = 1..=1000;
+    /// The shortest and the longest `window` and `hold`.
+    pub const TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+}
+
+impl Default for Damping {
+    fn default() -> Damping {
+        Damping { moves: 5, window: Period::from_secs(10), hold: Period::from_secs(30) }
+    }
+}
+
+impl Serialize for MoveDamping {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MoveDamping::Off => serializer.serialize_str("off"),
+            MoveDamping::On(limits) => limits.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MoveDamping {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MoveDamping, D::Error> {
+        struct DampingVisitor;
+        impl<'de> Visitor<'de> for DampingVisitor {
+            type Value = MoveDamping;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`off` or limits such as {moves: 5, window: 10s, hold: 30s}")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<MoveDamping, E> {
+                match text {
+                    "off" => Ok(MoveDamping::Off),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MoveDamping, A::Error> {
+                Damping::deserialize(MapAccessDeserializer::new(map)).map(MoveDamping::On)
+            }
+        }
+        deserializer.deserialize_any(DampingVisitor)
+    }
+}
+
+impl JsonSchema for MoveDamping {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MoveDamping".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let limits = generator.subschema_for::<Damping>();
+        json_schema!({ "description": "`off` or its limits.", "oneOf": [{ "const": "off" }, limits] })
+    }
+}
