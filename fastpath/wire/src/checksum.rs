@@ -1,0 +1,322 @@
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624) and the checksums of TCP and UDP.
+//!
+//! A [`Sum`] is the ones' complement sum of 16-bit words before the final complement. Sums of parts add up to
+//! the sum of the whole; a part that begins at an odd offset is turned with [`Sum::swapped`] first (RFC 1071 §2 B).
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::{Add, AddAssign};
+
+use crate::bytes::{be16, get, put16};
+use crate::ip::{self, protocol};
+
+/// A ones' complement sum of big-endian 16-bit words, not yet complemented.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The sum of nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// The sum of one word.
+    #[inline]
+    pub const fn of_word(word: u16) -> Self {
+        Self(word as u64)
+    }
+
+    /// The sum of the two words of a 32-bit field.
+    #[inline]
+    pub const fn of_u32(value: u32) -> Self {
+        Self(value as u64)
+    }
+
+    /// What the same bytes add up to when they begin at an odd offset of the whole.
+    #[inline]
+    pub const fn swapped(self) -> Self {
+        Self(self.fold().swap_bytes() as u64)
+    }
+
+    /// The sum in 16 bits, carries added back in. Zero only when every word that went in was zero.
+    #[inline]
+    pub const fn fold(self) -> u16 {
+        let s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        let s = (s >> 32) + (s & 0xffff_ffff);
+        let s = (s >> 16) + (s & 0xffff);
+        ((s >> 16) + (s & 0xffff)) as u16
+    }
+
+    /// The checksum: the complement of the folded sum.
+    #[inline]
+    pub const fn finish(self) -> u16 {
+        !self.fold()
+    }
+}
+
+impl Add for Sum {
+    type Output = Self;
+
+    /// Parts stay far from overflow: what [`sum`] returns is 16 bits wide, so 2^31 additions of 32-bit
+    /// fields fit.
+    #[inline]
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
+impl AddAssign for Sum {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+/// Sums bytes as big-endian words; an odd last byte counts as the high half of a word.
+#[inline]
+pub fn sum(bytes: &[u8]) -> Sum {
+    // Byte order doesn't matter to a ones' complement sum (RFC 1071 §2 B): add words as the machine loads
+    // them, turn the 16-bit result. Both 32-bit halves of a load go into a 64-bit lane, so no carry is lost.
+    let halves = |word: [u8; 8]| {
+        let word = u64::from_ne_bytes(word);
+        (word >> 32) + (word & 0xffff_ffff)
+    };
+    let mut total = 0;
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    if !blocks.is_empty() {
+        let mut lanes = [0u64; 8];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+                *lane += halves(*word);
+            }
+        }
+        total += lanes.iter().sum::<u64>();
+    }
+    let (words, rest) = rest.as_chunks::<8>();
+    for word in words {
+        total += halves(*word);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        total += halves(last);
+    }
+    Sum(u64::from(u16::from_be_bytes(Sum(total).fold().to_ne_bytes())))
+}
+
+/// The checksum of bytes: the complement of their folded sum.
+#[inline]
+pub fn checksum(bytes: &[u8]) -> u16 {
+    sum(bytes).finish()
+}
+
+/// The sum of the IPv4 pseudo header (RFC 9293 §3.1, RFC 768). `len` is that of the upper-layer packet.
+#[inline]
+pub fn pseudo_header_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> Sum {
+    Sum::of_u32(src.to_bits()) + Sum::of_u32(dst.to_bits()) + Sum(u64::from(protocol) + u64::from(len))
+}
+
+/// The sum of the IPv6 pseudo header (RFC 8200 §8.1). `len` is that of the upper-layer packet.
+#[inline]
+pub fn pseudo_header_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: u32) -> Sum {
+    sum(&src.octets()) + sum(&dst.octets()) + Sum::of_u32(len) + Sum::of_word(u16::from(protocol))
+}
+
+/// A checksum after the words behind `old` became those behind `new` (RFC 1624 eqn. 3, which is right in
+/// the corner case that RFC 1141 gets wrong). Both must begin at an even offset of the checksummed bytes.
+#[inline]
+pub const fn update(checksum: u16, old: Sum, new: Sum) -> u16 {
+    Sum(!checksum as u64 + !old.fold() as u64 + new.fold() as u64).finish()
+}
+
+/// [`update`] for one 16-bit field.
+#[inline]
+pub const fn update_u16(checksum: u16, old: u16, new: u16) -> u16 {
+    update(checksum, Sum::of_word(old), Sum::of_word(new))
+}
+
+/// [`update`] for one 32-bit field.
+#[inline]
+pub const fn update_u32(checksum: u16, old: u32, new: u32) -> u16 {
+    update(checksum, Sum::of_u32(old), Sum::of_u32(new))
+}
+
+/// Where the checksum of a TCP or UDP packet is and what goes into it.
+struct L4 {
+    protocol: u8,
+    start: usize,
+    len: usize,
+    /// Offset of the checksum field from the start of the IP header.
+    field: usize,
+    pseudo_header: Sum,
+}
+
+impl L4 {
+    /// `packet` begins with the IP header; bytes after its total length are padding and don't count.
+    fn locate(packet: &[u8]) -> Option<Self> {
+        let upper = ip::upper_layer(packet)?;
+        let (field, len) = match upper.protocol {
+            protocol::TCP => (16, upper.len),
+            protocol::UDP => (
+                6,
+                usize::from(be16(packet.get(upper.offset..upper.offset + 8)?, 4)),
+            ),
+            _ => return None,
+        };
+        let minimum = if upper.protocol == protocol::TCP { 20 } else { 8 };
+        if len < minimum || len > upper.len {
+            return None;
+        }
+        let pseudo_header = if upper.is_ipv6 {
+            let (src, dst) = (
+                Ipv6Addr::from(get::<16>(packet, 8)),
+                Ipv6Addr::from(get::<16>(packet, 24)),
+            );
+            pseudo_header_v6(src, dst, upper.protocol, u32::try_from(len).ok()?)
+        } else {
+            let (src, dst) = (
+                Ipv4Addr::from(get::<4>(packet, 12)),
+                Ipv4Addr::from(get::<4>(packet, 16)),
+            );
+            pseudo_header_v4(src, dst, upper.protocol, u16::try_from(len).ok()?)
+        };
+        Some(Self {
+            protocol: upper.protocol,
+            start: upper.offset,
+            len,
+            field: upper.offset + field,
+            pseudo_header,
+        })
+    }
+
+    fn sum(&self, packet: &[u8]) -> Sum {
+        self.pseudo_header + sum(&packet[self.start..self.start + self.len])
+    }
+}
+
+/// What the checksum field of a TCP or UDP packet holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L4Checksum {
+    /// It is correct.
+    Correct,
+    /// UDP says that there is none (RFC 768).
+    Absent,
+    /// It holds the sum of the pseudo header: the sender left the rest to an offload.
+    Partial,
+    /// It is wrong.
+    Wrong,
+}
+
+/// Looks at the TCP or UDP checksum of an IP packet, all of its bytes. `None` when the packet is not a whole,
+/// unfragmented TCP or UDP packet.
+pub fn l4_checksum(packet: &[u8]) -> Option<L4Checksum> {
+    let l4 = L4::locate(packet)?;
+    let field = be16(packet, l4.field);
+    Some(if l4.protocol == protocol::UDP && field == 0 {
+        L4Checksum::Absent
+    } else if l4.sum(packet).fold() == 0xffff {
+        L4Checksum::Correct
+    } else if field == l4.pseudo_header.fold() {
+        L4Checksum::Partial
+    } else {
+        L4Checksum::Wrong
+    })
+}
+
+/// Whether the TCP or UDP checksum of an IP packet is in the state that Linux calls `CHECKSUM_PARTIAL`
+/// (`include/linux/skbuff.h`): the field holds the folded, not complemented sum of the pseudo header.
+///
+/// Reads headers only. One complete checksum in 65536 looks the same; [`fill_l4_checksum`] gives such a packet
+/// the value that it has already, so filling what this function reports is safe.
+#[inline]
+pub fn l4_checksum_is_partial(packet: &[u8]) -> bool {
+    L4::locate(packet).is_some_and(|l4| be16(packet, l4.field) == l4.pseudo_header.fold())
+}
+
+/// Computes the TCP or UDP checksum of an IP packet in full and writes it. `packet` begins with the IP header and may
+/// end with padding. A UDP checksum that was absent becomes present. `false`, and nothing changed, when the
+/// packet is not a whole, unfragmented TCP or UDP packet.
+pub fn fill_l4_checksum(packet: &mut [u8]) -> bool {
+    let Some(l4) = L4::locate(packet) else {
+        return false;
+    };
+    put16(packet, l4.field, 0);
+    let checksum = l4.sum(packet).finish();
+    // RFC 768: zero means "none", so UDP sends the other zero of ones' complement.
+    let checksum = if l4.protocol == protocol::UDP && checksum == 0 {
+        0xffff
+    } else {
+        checksum
+    };
+    put16(packet, l4.field, checksum);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 1071 §4.1, in the plainest form.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u64;
+        for pair in bytes.chunks(2) {
+            sum += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+        }
+        while sum > 0xffff {
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        sum as u16
+    }
+
+    #[test]
+    fn rfc_1071_section_3_example() {
+        assert_eq!(
+            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(),
+            0xddf2
+        );
+    }
+
+    #[test]
+    fn rfc_1624_section_4_example() {
+        // HC = 0xDD2F, m = 0x5555, m' = 0x3285: eqn. 3 gives 0x0000 where RFC 1141 gave 0xFFFF.
+        assert_eq!(update_u16(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn extremes_agree_with_the_reference() {
+        for len in [0, 1, 2, 3, 7, 8, 9, 63, 64, 65, 127, 128, 1500, 9000, 65535] {
+            for byte in [0x00, 0x01, 0x80, 0xff] {
+                let bytes = vec![byte; len];
+                assert_eq!(sum(&bytes).fold(), reference(&bytes), "{len} bytes {byte:#x}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sum_is_the_reference(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            proptest::prop_assert_eq!(sum(&bytes).fold(), reference(&bytes));
+        }
+
+        #[test]
+        fn parts_add_up(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400), cut: u16) {
+            let (head, tail) = bytes.split_at(usize::from(cut) % (bytes.len() + 1));
+            let tail = if head.len() % 2 == 1 { sum(tail).swapped() } else { sum(tail) };
+            proptest::prop_assert_eq!((sum(head) + tail).fold(), reference(&bytes));
+        }
+
+        #[test]
+        fn incremental_is_full_recompute(
+            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 8..200),
+            at: u16,
+            new: u32,
+        ) {
+            bytes.truncate(bytes.len() & !1);
+            bytes[0] |= 1; // An IP or TCP header is never all zero, the one case where the two may differ.
+            let at = 2 + usize::from(at) % (bytes.len() - 5) / 2 * 2;
+            let before = checksum(&bytes);
+            let old = crate::bytes::be32(&bytes, at);
+            crate::bytes::put32(&mut bytes, at, new);
+            proptest::prop_assert_eq!(update_u32(before, old, new), checksum(&bytes));
+            let words = update_u16(update_u16(before, (old >> 16) as u16, (new >> 16) as u16), old as u16, new as u16);
+            proptest::prop_assert_eq!(words, checksum(&bytes));
+        }
+    }
+}

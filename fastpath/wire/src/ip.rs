@@ -1,0 +1,247 @@
+//! What IPv4 and IPv6 have in common: protocol numbers, one address type, the way to the upper layer.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::bytes::be16;
+use crate::ipv4::Ipv4Packet;
+use crate::ipv6::{self, Ipv6Packet};
+
+/// IP protocol numbers (IANA "Assigned Internet Protocol Numbers") that this crate speaks.
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// DCCP.
+    pub const DCCP: u8 = 33;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite.
+    pub const UDP_LITE: u8 = 136;
+}
+
+/// An IPv4 or IPv6 address in 128 bits, IPv4 in its mapped form `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2): one
+/// compare, one hash, no branch on the family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MappedIp(u128);
+
+impl MappedIp {
+    const V4_PREFIX: u128 = 0xffff << 32;
+
+    /// An IPv4 address from its 32 bits.
+    #[inline]
+    pub const fn from_v4_bits(bits: u32) -> Self {
+        Self(Self::V4_PREFIX | bits as u128)
+    }
+
+    /// An IPv6 address from its 128 bits.
+    #[inline]
+    pub const fn from_v6_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// The 128 bits.
+    #[inline]
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline]
+    pub const fn is_ipv4(self) -> bool {
+        self.0 >> 32 == 0xffff
+    }
+
+    /// The address in the standard library's form.
+    #[inline]
+    pub const fn to_ip(self) -> IpAddr {
+        if self.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::from_bits(self.0 as u32))
+        } else {
+            IpAddr::V6(Ipv6Addr::from_bits(self.0))
+        }
+    }
+}
+
+impl From<Ipv4Addr> for MappedIp {
+    #[inline]
+    fn from(address: Ipv4Addr) -> Self {
+        Self::from_v4_bits(address.to_bits())
+    }
+}
+
+impl From<Ipv6Addr> for MappedIp {
+    #[inline]
+    fn from(address: Ipv6Addr) -> Self {
+        Self::from_v6_bits(address.to_bits())
+    }
+}
+
+impl From<IpAddr> for MappedIp {
+    #[inline]
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}
+
+impl fmt::Display for MappedIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_ip().fmt(f)
+    }
+}
+
+impl fmt::Debug for MappedIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_ip().fmt(f)
+    }
+}
+
+/// Where the upper layer of an IP packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpperLayer {
+    /// Whether the packet is IPv6.
+    pub is_ipv6: bool,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Offset of the upper-layer header from the start of the IP header.
+    pub offset: usize,
+    /// Bytes from there to the end of the IP packet, padding excluded.
+    pub len: usize,
+}
+
+/// Finds the upper layer of a whole IP packet, past IPv4 options and IPv6 extension headers. `None` for a fragment,
+/// a broken packet, and an IPv6 packet whose chain of headers can't be followed.
+///
+/// An IPv6 routing header with segments left is not followed: the checksum of what lies behind it is computed with
+/// another destination (RFC 8200 §8.1).
+pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
+    match packet.first()? >> 4 {
+        4 => {
+            let ip = Ipv4Packet::new_checked(packet).ok()?;
+            let offset = ip.header_len();
+            let len = usize::from(ip.total_len()) - offset;
+            (!ip.is_fragment()).then_some(UpperLayer {
+                is_ipv6: false,
+                protocol: ip.protocol(),
+                offset,
+                len,
+            })
+        }
+        6 => {
+            let ip = Ipv6Packet::new_checked(packet).ok()?;
+            let end = ipv6::HEADER_LEN + usize::from(ip.payload_len());
+            let (mut next, mut offset) = (ip.next_header(), ipv6::HEADER_LEN);
+            // RFC 8200 §4.1 has no bound on the chain; each kind occurs once, so eight is more than is legal.
+            for _ in 0..8 {
+                if !ipv6::is_extension_header(next) {
+                    return Some(UpperLayer {
+                        is_ipv6: true,
+                        protocol: next,
+                        offset,
+                        len: end - offset,
+                    });
+                }
+                let header = packet[..end].get(offset..)?.first_chunk::<8>()?;
+                let len = match next {
+                    ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => 8 + 8 * usize::from(header[1]),
+                    ipv6::ROUTING if header[3] == 0 => 8 + 8 * usize::from(header[1]),
+                    // An atomic fragment (RFC 6946) is a whole packet.
+                    ipv6::FRAGMENT if be16(header, 2) & 0xfff9 == 0 => 8,
+                    _ => return None,
+                };
+                (next, offset) = (header[0], offset + len);
+                if offset > end {
+                    return None;
+                }
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_addresses_keep_their_family() {
+        let v4: IpAddr = "192.0.2.1".parse().unwrap();
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(MappedIp::from(v4).to_bits(), 0xffff_c000_0201);
+        assert_eq!((MappedIp::from(v4).to_ip(), MappedIp::from(v6).to_ip()), (v4, v6));
+        assert_eq!(MappedIp::from(v4).to_string(), "192.0.2.1");
+        assert!(MappedIp::from(v4).is_ipv4() && !MappedIp::from(v6).is_ipv4());
+    }
+
+    /// An IPv6 header for `payload`, beginning with next header `next`.
+    fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        packet[0] = 0x60;
+        packet[5] = payload.len() as u8;
+        packet[6] = next;
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    #[test]
+    fn extension_headers_are_followed() {
+        let hop_by_hop = [43, 0, 0, 0, 0, 0, 0, 0];
+        let routing = [60, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let destination = [44, 0, 0, 0, 0, 0, 0, 0];
+        let atomic_fragment = [17, 0, 0, 0, 1, 2, 3, 4];
+        let packet = ipv6(
+            0,
+            &[&hop_by_hop[..], &routing, &destination, &atomic_fragment, &[9; 5]].concat(),
+        );
+        assert_eq!(
+            upper_layer(&packet),
+            Some(UpperLayer {
+                is_ipv6: true,
+                protocol: 17,
+                offset: 80,
+                len: 5
+            })
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_none() {
+        assert_eq!(
+            upper_layer(&ipv6(44, &[17, 0, 0, 1, 0, 0, 0, 0, 9, 9])),
+            None,
+            "more fragments"
+        );
+        assert_eq!(
+            upper_layer(&ipv6(44, &[17, 0, 0, 8, 0, 0, 0, 0, 9, 9])),
+            None,
+            "later fragment"
+        );
+        assert_eq!(
+            upper_layer(&ipv6(43, &[17, 0, 0, 1, 0, 0, 0, 0, 9, 9])),
+            None,
+            "segments left"
+        );
+        assert_eq!(
+            upper_layer(&ipv6(0, &[17, 1, 0, 0, 0, 0, 0, 0, 9, 9])),
+            None,
+            "length past the end"
+        );
+        assert_eq!(upper_layer(&ipv6(0, &[17, 0, 0, 0])), None, "cut");
+        assert_eq!(
+            upper_layer(&ipv6(0, &[0, 0, 0, 0, 0, 0, 0, 0].repeat(20))),
+            None,
+            "endless chain"
+        );
+        assert_eq!(upper_layer(&[0x50; 60]), None, "version 5");
+        assert_eq!(upper_layer(&[]), None);
+    }
+}
