@@ -26,13 +26,23 @@ pub struct DaemonBuilder<'a> {
 impl<'a> DaemonBuilder<'a> {
     /// `clearway run --config FILE` with this text as the file.
     pub fn config(ns: &'a Netns, text: &str) -> DaemonBuilder<'a> {
-        DaemonBuilder { ns, config: Some(text.to_owned()), args: Vec::new(), wrapper: Vec::new() }
+        DaemonBuilder {
+            ns,
+            config: Some(text.to_owned()),
+            args: Vec::new(),
+            wrapper: Vec::new(),
+        }
     }
 
     /// `clearway run ARGS`: the form without a file.
     pub fn args(ns: &'a Netns, args: &str) -> DaemonBuilder<'a> {
         let args = args.split_whitespace().map(str::to_owned).collect();
-        DaemonBuilder { ns, config: None, args, wrapper: Vec::new() }
+        DaemonBuilder {
+            ns,
+            config: None,
+            args,
+            wrapper: Vec::new(),
+        }
     }
 
     /// Starts it through another program: `prlimit --memlock=65536`, `setpriv --reuid 65534 --clear-groups`.
@@ -60,7 +70,12 @@ impl<'a> DaemonBuilder<'a> {
         cmd::command(&format!("chmod 755 {}", dir.path().display())).ok();
         let socket = dir.path().join("api.sock");
         let mut words = self.wrapper.clone();
-        words.extend([binary().display().to_string(), "--socket".into(), socket.display().to_string(), "run".into()]);
+        words.extend([
+            binary().display().to_string(),
+            "--socket".into(),
+            socket.display().to_string(),
+            "run".into(),
+        ]);
         if let Some(text) = &self.config {
             let file = dir.path().join("clearway.yaml");
             write(&file, text);
@@ -68,7 +83,12 @@ impl<'a> DaemonBuilder<'a> {
         }
         words.extend(self.args.iter().cloned());
         let proc = Proc::start(self.ns, &words);
-        Daemon { ns: self.ns, proc, socket, dir }
+        Daemon {
+            ns: self.ns,
+            proc,
+            socket,
+            dir,
+        }
     }
 
     /// Starts it, demands that it ends by itself with a failure, and returns what it printed.
@@ -80,7 +100,10 @@ impl<'a> DaemonBuilder<'a> {
         let mut daemon = self.spawn();
         let status = daemon.proc.wait(START);
         let log = daemon.proc.log().join("\n");
-        assert!(!status.success(), "the daemon must refuse to start; it printed:\n{log}");
+        assert!(
+            !status.success(),
+            "the daemon must refuse to start; it printed:\n{log}"
+        );
         assert!(!log.contains("panicked"), "a refusal, not a panic:\n{log}");
         log
     }
@@ -130,7 +153,11 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub fn try_cli(&self, args: &str) -> Output {
         let mut words = self.ns.prefix();
-        words.extend([binary().display().to_string(), "--socket".into(), self.socket.display().to_string()]);
+        words.extend([
+            binary().display().to_string(),
+            "--socket".into(),
+            self.socket.display().to_string(),
+        ]);
         words.extend(args.split_whitespace().map(str::to_owned));
         cmd::run(&words)
     }
@@ -142,7 +169,14 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub fn cli(&self, args: &str) -> String {
         let out = self.try_cli(args);
-        assert!(out.code == 0, "`{}` ended with {}: {}\nthe daemon's log:\n{}", out.line, out.code, out.text(), self.proc.tail());
+        assert!(
+            out.code == 0,
+            "`{}` ended with {}: {}\nthe daemon's log:\n{}",
+            out.line,
+            out.code,
+            out.text(),
+            self.proc.tail()
+        );
         out.stdout
     }
 
@@ -171,7 +205,12 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub fn apply(&self, text: &str) -> String {
         let out = self.try_apply(text, "");
-        assert!(out.code == 0, "apply was refused: {}\n{text}\nthe daemon's log:\n{}", out.text(), self.proc.tail());
+        assert!(
+            out.code == 0,
+            "apply was refused: {}\n{text}\nthe daemon's log:\n{}",
+            out.text(),
+            self.proc.tail()
+        );
         out.stdout
     }
 
@@ -198,7 +237,13 @@ impl<'a> Daemon<'a> {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        Ok((status, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default()))
+        Ok((
+            status,
+            answer
+                .split_once("\r\n\r\n")
+                .map(|(_, b)| b.to_owned())
+                .unwrap_or_default(),
+        ))
     }
 
     /// Kills it as a crash would (SIGKILL): nothing is given back.
@@ -223,7 +268,11 @@ impl<'a> Daemon<'a> {
     #[track_caller]
     pub fn stop(mut self) {
         let status = self.terminate();
-        assert!(status.success(), "the daemon ended with {status}; its log:\n{}", self.proc.tail());
+        assert!(
+            status.success(),
+            "the daemon ended with {status}; its log:\n{}",
+            self.proc.tail()
+        );
     }
 }
 
@@ -253,8 +302,16 @@ fn binary() -> PathBuf {
         return path.into();
     }
     let exe = std::env::current_exe().unwrap_or_else(|e| panic!("no path of this test: {e}"));
-    let profile = exe.ancestors().find(|p| p.ends_with("deps")).and_then(Path::parent).unwrap_or(&exe);
+    let profile = exe
+        .ancestors()
+        .find(|p| p.ends_with("deps"))
+        .and_then(Path::parent)
+        .unwrap_or(&exe);
     let path = profile.join("clearway");
-    assert!(path.exists(), "{} is not built; `make test` does it: cargo build --bin clearway", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; `make test` does it: cargo build --bin clearway",
+        path.display()
+    );
     path
 }

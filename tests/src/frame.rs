@@ -36,7 +36,11 @@ impl Mac {
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = self.0;
-        write!(f, "{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", m[0], m[1], m[2], m[3], m[4], m[5])
+        write!(
+            f,
+            "{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}",
+            m[0], m[1], m[2], m[3], m[4], m[5]
+        )
     }
 }
 
@@ -50,8 +54,14 @@ impl FromStr for Mac {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Mac, String> {
-        let bytes: Vec<u8> = s.split(':').filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
-        bytes.try_into().map(Mac).map_err(|_| format!("'{s}' is not a MAC address"))
+        let bytes: Vec<u8> = s
+            .split(':')
+            .filter_map(|b| u8::from_str_radix(b, 16).ok())
+            .collect();
+        bytes
+            .try_into()
+            .map(Mac)
+            .map_err(|_| format!("'{s}' is not a MAC address"))
     }
 }
 
@@ -71,12 +81,22 @@ pub struct Tag {
 impl Tag {
     /// An 802.1Q tag of priority 0.
     pub const fn c(vid: u16) -> Tag {
-        Tag { tpid: TPID_8021Q, pcp: 0, dei: false, vid }
+        Tag {
+            tpid: TPID_8021Q,
+            pcp: 0,
+            dei: false,
+            vid,
+        }
     }
 
     /// An 802.1ad service tag of priority 0.
     pub const fn s(vid: u16) -> Tag {
-        Tag { tpid: TPID_8021AD, pcp: 0, dei: false, vid }
+        Tag {
+            tpid: TPID_8021AD,
+            pcp: 0,
+            dei: false,
+            vid,
+        }
     }
 
     /// The same tag with a priority.
@@ -108,7 +128,12 @@ pub fn tags(frame: &[u8]) -> (Vec<Tag>, usize) {
     let (mut found, mut at) = (Vec::new(), 12);
     while [TPID_8021Q, TPID_8021AD].contains(&be16(at)) {
         let tci = be16(at + 2);
-        found.push(Tag { tpid: be16(at), pcp: (tci >> 13) as u8, dei: tci & 0x1000 != 0, vid: tci & 0xfff });
+        found.push(Tag {
+            tpid: be16(at),
+            pcp: (tci >> 13) as u8,
+            dei: tci & 0x1000 != 0,
+            vid: tci & 0xfff,
+        });
         at += 4;
     }
     (found, at)
@@ -132,7 +157,9 @@ pub fn udp(src: (IpAddr, u16), dst: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     };
     let builder = builder.udp(src.1, dst.1);
     let mut packet = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut packet, payload).expect("writing to a Vec cannot fail and test payloads fit a datagram");
+    builder
+        .write(&mut packet, payload)
+        .expect("writing to a Vec cannot fail and test payloads fit a datagram");
     packet
 }
 
@@ -157,7 +184,13 @@ mod tests {
 
     #[test]
     fn tags_read_back() {
-        let want = [Tag::s(100).pcp(5), Tag { dei: true, ..Tag::c(4095) }];
+        let want = [
+            Tag::s(100).pcp(5),
+            Tag {
+                dei: true,
+                ..Tag::c(4095)
+            },
+        ];
         let frame = ethernet(Mac::BROADCAST, Mac::local(1), &want, EXPERIMENT, &[1, 2, 3]);
         assert_eq!(frame.len(), 60);
         assert_eq!(frame[12..20], [0x88, 0xa8, 0xa0, 100, 0x81, 0x00, 0x1f, 0xff]);

@@ -119,8 +119,14 @@ impl Netns {
     /// The MAC address of an interface.
     #[track_caller]
     pub fn mac(&self, dev: &str) -> Mac {
-        let link = self.link(dev).unwrap_or_else(|| panic!("no {dev} in {}", self.name));
-        link["address"].as_str().unwrap_or_default().parse().unwrap_or_else(|e| panic!("{dev}: {e}"))
+        let link = self
+            .link(dev)
+            .unwrap_or_else(|| panic!("no {dev} in {}", self.name));
+        link["address"]
+            .as_str()
+            .unwrap_or_default()
+            .parse()
+            .unwrap_or_else(|e| panic!("{dev}: {e}"))
     }
 
     /// What `ip -d link` knows about an interface, statistics included; `None` when there is none of that name.
@@ -171,14 +177,18 @@ fn kill_inside(name: &str) {
 
 /// Deletes the namespaces of test runs that are dead.
 fn sweep() {
-    let Ok(dir) = std::fs::read_dir("/run/netns") else { return };
+    let Ok(dir) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
     for entry in dir.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = name.split('-');
         if parts.next() != Some(PREFIX) {
             continue;
         }
-        let Some(pid) = parts.next().and_then(|p| p.parse::<u32>().ok()) else { continue };
+        let Some(pid) = parts.next().and_then(|p| p.parse::<u32>().ok()) else {
+            continue;
+        };
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
             kill_inside(&name);
             cmd::run(&["ip", "netns", "del", &name]);
@@ -246,10 +256,19 @@ impl<'a> Veth<'a> {
         let (q, mtu) = (self.queues, self.mtu);
         let mac = |m: Option<Mac>| m.map(|m| format!(" address {m}")).unwrap_or_default();
         let end = |(ns, dev): &(&Netns, String), m: Option<Mac>| {
-            format!("{dev} netns {} numtxqueues {q} numrxqueues {q} mtu {mtu}{}", ns.name(), mac(m))
+            format!(
+                "{dev} netns {} numtxqueues {q} numrxqueues {q} mtu {mtu}{}",
+                ns.name(),
+                mac(m)
+            )
         };
         let (ma, mb) = (self.macs.map(|m| m.0), self.macs.map(|m| m.1));
-        cmd::command(&format!("ip link add {} type veth peer name {}", end(&self.a, ma), end(&self.b, mb))).ok();
+        cmd::command(&format!(
+            "ip link add {} type veth peer name {}",
+            end(&self.a, ma),
+            end(&self.b, mb)
+        ))
+        .ok();
         for (ns, dev) in [&self.a, &self.b] {
             if !self.offloads {
                 ns.offloads_off(dev);

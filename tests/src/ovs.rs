@@ -25,7 +25,8 @@ impl<'a> Ovs<'a> {
     /// If they do not come up within ten seconds.
     #[track_caller]
     pub fn start(ns: &'a Netns) -> Ovs<'a> {
-        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a folder for Open vSwitch: {e}"));
+        let dir =
+            tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a folder for Open vSwitch: {e}"));
         let run = dir.path().display().to_string();
         let env = ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"].map(|v| (v, run.as_str()));
         cmd::run(&["ovsdb-tool", "create", &format!("{run}/conf.db"), SCHEMA]).ok();
@@ -41,16 +42,30 @@ impl<'a> Ovs<'a> {
             &env,
         );
         let socket = dir.path().join("db.sock");
-        crate::wait_for("the socket of ovsdb-server", Duration::from_secs(10), || socket.exists().then_some(()));
+        crate::wait_for("the socket of ovsdb-server", Duration::from_secs(10), || {
+            socket.exists().then_some(())
+        });
         cmd::command(&format!("ovs-vsctl --db=unix:{run}/db.sock --no-wait init")).ok();
         let switch = Proc::start_with(
             ns,
-            &[SWITCH, &format!("unix:{run}/db.sock"), &format!("--unixctl={run}/vs.ctl"), "--no-chdir"],
+            &[
+                SWITCH,
+                &format!("unix:{run}/db.sock"),
+                &format!("--unixctl={run}/vs.ctl"),
+                "--no-chdir",
+            ],
             &env,
         );
-        let ovs = Ovs { ns, dir, _switch: switch, _db: db };
+        let ovs = Ovs {
+            ns,
+            dir,
+            _switch: switch,
+            _db: db,
+        };
         let control = ovs.dir.path().join("vs.ctl");
-        crate::wait_for("the socket of ovs-vswitchd", Duration::from_secs(10), || control.exists().then_some(()));
+        crate::wait_for("the socket of ovs-vswitchd", Duration::from_secs(10), || {
+            control.exists().then_some(())
+        });
         ovs
     }
 
@@ -70,13 +85,19 @@ impl<'a> Ovs<'a> {
     /// If it fails.
     #[track_caller]
     pub fn appctl(&self, args: &str) -> String {
-        cmd::command(&format!("ovs-appctl -t {}/vs.ctl {args}", self.dir.path().display())).ok()
+        cmd::command(&format!(
+            "ovs-appctl -t {}/vs.ctl {args}",
+            self.dir.path().display()
+        ))
+        .ok()
     }
 
     /// Adds a learning bridge with the userspace datapath. Its own interface of that name is up.
     #[track_caller]
     pub fn bridge(&self, name: &str) {
-        self.vsctl(&format!("add-br {name} -- set bridge {name} datapath_type=netdev"));
+        self.vsctl(&format!(
+            "add-br {name} -- set bridge {name} datapath_type=netdev"
+        ));
         self.ns.run(&format!("ip link set {name} up"));
     }
 
@@ -90,7 +111,9 @@ impl<'a> Ovs<'a> {
     /// Adds an internal interface: the namespace's own stack, attached to the bridge as port options say.
     #[track_caller]
     pub fn internal(&self, bridge: &str, dev: &str, options: &str) {
-        self.vsctl(&format!("add-port {bridge} {dev} {options} -- set interface {dev} type=internal"));
+        self.vsctl(&format!(
+            "add-port {bridge} {dev} {options} -- set interface {dev} type=internal"
+        ));
         self.ns.run(&format!("ip link set {dev} up"));
     }
 

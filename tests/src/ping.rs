@@ -34,7 +34,10 @@ impl Ping {
     /// Five requests, 50 ms apart, one second of patience for each reply.
     pub fn new(to: &str) -> Ping {
         let to = to.parse().unwrap_or_else(|e| panic!("'{to}': {e}"));
-        Ping { to, args: "-c 5 -i 0.05 -W 1".to_owned() }
+        Ping {
+            to,
+            args: "-c 5 -i 0.05 -W 1".to_owned(),
+        }
     }
 
     /// Adds arguments of ping(8), which override earlier ones: `-c 100 -i 0.01`, `-s 8972 -M do`.
@@ -81,7 +84,12 @@ impl Ping {
     #[track_caller]
     pub fn none(&self, ns: &Netns) {
         let r = self.run(ns);
-        assert!(r.received == 0, "{} in {} must not pass: {r:?}", self.line(), ns.name());
+        assert!(
+            r.received == 0,
+            "{} in {} must not pass: {r:?}",
+            self.line(),
+            ns.name()
+        );
     }
 
     /// Runs it in `ns` again and again until one reply arrives.
@@ -91,9 +99,11 @@ impl Ping {
     #[track_caller]
     pub fn until(&self, ns: &Netns, limit: Duration) {
         let once = self.clone().args("-c 1 -W 0.2");
-        crate::wait_for(&format!("a reply to `{}` in {}", once.line(), ns.name()), limit, || {
-            (once.run(ns).received == 1).then_some(())
-        });
+        crate::wait_for(
+            &format!("a reply to `{}` in {}", once.line(), ns.name()),
+            limit,
+            || (once.run(ns).received == 1).then_some(()),
+        );
     }
 }
 
@@ -123,7 +133,12 @@ fn parse(text: &str) -> Option<PingReport> {
     let line = text.lines().find(|l| l.contains("packets transmitted"))?;
     let number_before = |word: &str| {
         let part = line.split(',').find(|p| p.contains(word))?;
-        part.trim().trim_start_matches('+').split(' ').next()?.parse::<u32>().ok()
+        part.trim()
+            .trim_start_matches('+')
+            .split(' ')
+            .next()?
+            .parse::<u32>()
+            .ok()
     };
     Some(PingReport {
         sent: number_before("packets transmitted")?,
@@ -139,7 +154,14 @@ mod tests {
     #[test]
     fn reads_the_summary() {
         let text = "5 packets transmitted, 4 received, +2 duplicates, 20% packet loss, time 204ms";
-        assert_eq!(parse(text), Some(PingReport { sent: 5, received: 4, duplicates: 2 }));
+        assert_eq!(
+            parse(text),
+            Some(PingReport {
+                sent: 5,
+                received: 4,
+                duplicates: 2
+            })
+        );
         assert_eq!(parse("ping: connect: Network is unreachable"), None);
     }
 }

@@ -40,14 +40,24 @@ impl Proc {
         let name = words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
         let mut command = Command::new(&all[0]);
         command.args(&all[1..]).envs(env.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
             .spawn()
-            .unwrap_or_else(|e| panic!("cannot start `{name}`: {e}; `make setup` installs what the tests need"));
+            .unwrap_or_else(|e| {
+                panic!("cannot start `{name}`: {e}; `make setup` installs what the tests need")
+            });
         let log = Arc::new(Mutex::new(Vec::new()));
         keep(child.stdout.take(), &log);
         keep(child.stderr.take(), &log);
-        Proc { name, child, log, status: None }
+        Proc {
+            name,
+            child,
+            log,
+            status: None,
+        }
     }
 
     /// Its process id (the program's own: `ip netns exec` and setpriv exec it).
@@ -72,7 +82,13 @@ impl Proc {
             if let Some(line) = self.log().into_iter().find(|l| matches(l)) {
                 return line;
             }
-            assert!(!over, "`{}` did not print {what} ({:?}); it printed:\n{}", self.name, self.status, self.tail());
+            assert!(
+                !over,
+                "`{}` did not print {what} ({:?}); it printed:\n{}",
+                self.name,
+                self.status,
+                self.tail()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -107,7 +123,12 @@ impl Proc {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(Instant::now() < end, "`{}` did not end within {limit:?}; it printed:\n{}", self.name, self.tail());
+            assert!(
+                Instant::now() < end,
+                "`{}` did not end within {limit:?}; it printed:\n{}",
+                self.name,
+                self.tail()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

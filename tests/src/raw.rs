@@ -15,7 +15,9 @@ pub struct RawPort {
 
 impl std::fmt::Debug for RawPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RawPort").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("RawPort")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,7 +53,9 @@ impl RawPort {
             }
             c.setnonblock()
         };
-        let capture = ns.enter(open).unwrap_or_else(|e| panic!("cannot capture on {name}: {e}"));
+        let capture = ns
+            .enter(open)
+            .unwrap_or_else(|e| panic!("cannot capture on {name}: {e}"));
         RawPort { capture, name }
     }
 
@@ -61,7 +65,9 @@ impl RawPort {
     /// If the kernel refuses it.
     #[track_caller]
     pub fn send(&mut self, frame: &[u8]) {
-        self.capture.sendpacket(frame).unwrap_or_else(|e| panic!("cannot send {} bytes on {}: {e}", frame.len(), self.name));
+        self.capture
+            .sendpacket(frame)
+            .unwrap_or_else(|e| panic!("cannot send {} bytes on {}: {e}", frame.len(), self.name));
     }
 
     /// The next frame, if one arrives within `limit`.
@@ -109,7 +115,11 @@ impl RawPort {
             }
             others.push(hex(&frame));
         }
-        panic!("{what} did not arrive on {}; what did:\n{}", self.name, others.join("\n"));
+        panic!(
+            "{what} did not arrive on {}; what did:\n{}",
+            self.name,
+            others.join("\n")
+        );
     }
 
     /// Demands that the next frame is exactly this one.
@@ -120,7 +130,12 @@ impl RawPort {
     pub fn expect(&mut self, frame: &[u8]) {
         match self.next(Duration::from_secs(2)) {
             Some(got) if got == frame => {}
-            Some(got) => panic!("on {}\nexpected {}\n     got {}", self.name, hex(frame), hex(&got)),
+            Some(got) => panic!(
+                "on {}\nexpected {}\n     got {}",
+                self.name,
+                hex(frame),
+                hex(&got)
+            ),
             None => panic!("on {}\nexpected {}\n     got nothing", self.name, hex(frame)),
         }
     }

@@ -22,7 +22,9 @@ pub fn tcp_echo(client: &Netns, server: &Netns, to: &str, bytes: usize) -> Durat
     let (addr, echo) = echo_server(server, to);
     let started = Instant::now();
     let mut stream = connect(client, addr);
-    let mut writing = stream.try_clone().unwrap_or_else(|e| panic!("cannot clone a socket: {e}"));
+    let mut writing = stream
+        .try_clone()
+        .unwrap_or_else(|e| panic!("cannot clone a socket: {e}"));
     std::thread::scope(|s| {
         s.spawn(move || {
             let mut pattern = Pattern::default();
@@ -42,7 +44,10 @@ pub fn tcp_echo(client: &Netns, server: &Netns, to: &str, bytes: usize) -> Durat
             match stream.read(&mut buf) {
                 Ok(0) => break,
                 Ok(n) => {
-                    assert!(pattern.take(n) == buf[..n], "wrong bytes from {addr} after byte {got}");
+                    assert!(
+                        pattern.take(n) == buf[..n],
+                        "wrong bytes from {addr} after byte {got}"
+                    );
                     got += n;
                 }
                 Err(e) => panic!("echo from {addr} stopped after {got} of {bytes} bytes: {e}"),
@@ -65,7 +70,11 @@ pub fn tcp_refused(client: &Netns, server: &Netns, to: &str) {
     let (addr, echo) = echo_server(server, to);
     let result = client.enter(|| TcpStream::connect_timeout(&addr, Duration::from_secs(1)));
     echo.stop();
-    assert!(result.is_err(), "a TCP connection from {} to {addr} must not come about", client.name());
+    assert!(
+        result.is_err(),
+        "a TCP connection from {} to {addr} must not come about",
+        client.name()
+    );
 }
 
 /// A TCP connection that makes one small exchange every few milliseconds until it is stopped.
@@ -99,11 +108,17 @@ impl TcpProbe {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut report = TcpProbeReport { exchanges: 0, longest: Duration::ZERO, broken: None };
+            let mut report = TcpProbeReport {
+                exchanges: 0,
+                longest: Duration::ZERO,
+                broken: None,
+            };
             while !stopped.load(Ordering::Relaxed) {
                 let (asked, mut reply) = (Instant::now(), [0; 8]);
                 let question = report.exchanges.to_be_bytes();
-                let result = stream.write_all(&question).and_then(|()| stream.read_exact(&mut reply));
+                let result = stream
+                    .write_all(&question)
+                    .and_then(|()| stream.read_exact(&mut reply));
                 report.longest = report.longest.max(asked.elapsed());
                 match result {
                     Ok(()) if reply == question => report.exchanges += 1,
@@ -124,7 +139,10 @@ impl TcpProbe {
     #[track_caller]
     pub fn stop(self) -> TcpProbeReport {
         self.stop.store(true, Ordering::Relaxed);
-        let report = self.thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+        let report = self
+            .thread
+            .join()
+            .unwrap_or_else(|p| std::panic::resume_unwind(p));
         self.echo.stop();
         report
     }
@@ -149,8 +167,12 @@ fn echo_server(ns: &Netns, ip: &str) -> (SocketAddr, Echo) {
     let ip: IpAddr = ip.parse().unwrap_or_else(|e| panic!("'{ip}': {e}"));
     let listener = ns.enter(|| TcpListener::bind((ip, 0)));
     let listener = listener.unwrap_or_else(|e| panic!("cannot listen at {ip} in {}: {e}", ns.name()));
-    let addr = listener.local_addr().unwrap_or_else(|e| panic!("a listener without an address: {e}"));
-    listener.set_nonblocking(true).unwrap_or_else(|e| panic!("{addr}: {e}"));
+    let addr = listener
+        .local_addr()
+        .unwrap_or_else(|e| panic!("a listener without an address: {e}"));
+    listener
+        .set_nonblocking(true)
+        .unwrap_or_else(|e| panic!("{addr}: {e}"));
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let thread = std::thread::spawn(move || {

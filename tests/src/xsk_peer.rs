@@ -32,7 +32,11 @@ impl XskPeer {
     #[track_caller]
     pub fn report(mut self, limit: Duration) -> Value {
         let status = self.0.wait(limit);
-        assert!(status.success(), "xsk-peer ended with {status}:\n{}", self.0.tail());
+        assert!(
+            status.success(),
+            "xsk-peer ended with {status}:\n{}",
+            self.0.tail()
+        );
         self.last()
     }
 
@@ -47,7 +51,8 @@ impl XskPeer {
     fn last(&self) -> Value {
         let log = self.0.log();
         let line = log.iter().rev().find(|l| l.starts_with('{'));
-        line.and_then(|l| serde_json::from_str(l).ok()).unwrap_or_else(|| panic!("no report:\n{}", self.0.tail()))
+        line.and_then(|l| serde_json::from_str(l).ok())
+            .unwrap_or_else(|| panic!("no report:\n{}", self.0.tail()))
     }
 }
 

@@ -60,7 +60,8 @@ fn a_flow_counts_exactly() {
     assert!(whole.sent > 1000, "{whole:?}");
     assert_eq!(whole.sent, whole.received);
 
-    let holes = Flow::start_skipping(&a, &b, "10.0.0.2", 5000, 64, |n| n % 10 == 3).run(Duration::from_millis(600));
+    let holes =
+        Flow::start_skipping(&a, &b, "10.0.0.2", 5000, 64, |n| n % 10 == 3).run(Duration::from_millis(600));
     let skipped = (0..holes.sent).filter(|n| n % 10 == 3).count() as u64;
     assert_eq!(holes.lost, skipped, "{holes:?}");
 
@@ -70,7 +71,10 @@ fn a_flow_counts_exactly() {
     std::thread::sleep(Duration::from_millis(200));
     sw.run("ip link set s1 up");
     let cut = flow.run(Duration::from_millis(300));
-    assert!(cut.lost > 100 && cut.longest_gap > Duration::from_millis(150), "{cut:?}");
+    assert!(
+        cut.lost > 100 && cut.longest_gap > Duration::from_millis(150),
+        "{cut:?}"
+    );
 }
 
 #[test]
@@ -79,18 +83,36 @@ fn raw_frames_keep_their_tags() {
         return;
     }
     let (a, b) = (Netns::quiet("a"), Netns::quiet("b"));
-    Veth::new((&a, "eth0"), (&b, "eth0")).macs(Mac::local(1), Mac::local(2)).up();
+    Veth::new((&a, "eth0"), (&b, "eth0"))
+        .macs(Mac::local(1), Mac::local(2))
+        .up();
     assert_eq!(a.mac("eth0"), Mac::local(1));
     let (mut at_a, mut at_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
-    for tags in [vec![], vec![Tag::c(7).pcp(3)], vec![Tag::s(100).pcp(5), Tag::c(4094)]] {
-        let sent = frame::ethernet(Mac::local(2), Mac::local(1), &tags, EXPERIMENT, &frame::payload(7, 100));
+    for tags in [
+        vec![],
+        vec![Tag::c(7).pcp(3)],
+        vec![Tag::s(100).pcp(5), Tag::c(4094)],
+    ] {
+        let sent = frame::ethernet(
+            Mac::local(2),
+            Mac::local(1),
+            &tags,
+            EXPERIMENT,
+            &frame::payload(7, 100),
+        );
         at_a.send(&sent);
         at_b.expect(&sent);
     }
     at_b.expect_silence(Duration::from_millis(50));
     // What this end sent itself is not "arrived".
     at_a.expect_silence(Duration::from_millis(50));
-    let full = frame::ethernet(Mac::local(1), Mac::local(2), &[], EXPERIMENT, &frame::payload(8, 1500));
+    let full = frame::ethernet(
+        Mac::local(1),
+        Mac::local(2),
+        &[],
+        EXPERIMENT,
+        &frame::payload(8, 1500),
+    );
     at_b.send(&full);
     at_a.expect(&full);
 }
@@ -106,7 +128,9 @@ fn vxlan_peers_over_both_families() {
         ns.addr("eth0", &format!("192.0.2.{n}/24"));
         ns.addr("eth0", &format!("2001:db8::{n}/64"));
         Vxlan::new(100, &format!("192.0.2.{n}"), &format!("192.0.2.{other}")).up(ns, "vx4", "eth0");
-        Vxlan::new(200, &format!("2001:db8::{n}"), &format!("2001:db8::{other}")).port(4790).up(ns, "vx6", "eth0");
+        Vxlan::new(200, &format!("2001:db8::{n}"), &format!("2001:db8::{other}"))
+            .port(4790)
+            .up(ns, "vx6", "eth0");
         ns.addr("vx4", &format!("10.1.0.{n}/24"));
         ns.addr("vx6", &format!("10.2.0.{n}/24"));
     }
@@ -141,20 +165,42 @@ fn xsk_peers_meet() {
         return;
     }
     let (a, b) = (Netns::quiet("a"), Netns::quiet("b"));
-    Veth::new((&a, "eth0"), (&b, "eth0")).macs(Mac::local(1), Mac::local(2)).up();
+    Veth::new((&a, "eth0"), (&b, "eth0"))
+        .macs(Mac::local(1), Mac::local(2))
+        .up();
     let counting = XskPeer::start(&b, "eth0", "count 2000");
-    let sending = XskPeer::start(&a, "eth0", &format!("send 2000 --size 200 --dst {} --pps 20000", Mac::local(2)));
+    let sending = XskPeer::start(
+        &a,
+        "eth0",
+        &format!("send 2000 --size 200 --dst {} --pps 20000", Mac::local(2)),
+    );
     let sent = sending.report(Duration::from_secs(5));
     assert_eq!(sent["sent"], 2000);
     let got = counting.report(Duration::from_secs(5));
-    assert_eq!((&got["received"], &got["lost"], &got["corrupt"]), (&2000.into(), &0.into(), &0.into()), "{got}");
+    assert_eq!(
+        (&got["received"], &got["lost"], &got["corrupt"]),
+        (&2000.into(), &0.into(), &0.into()),
+        "{got}"
+    );
 
     let echo = XskPeer::start(&b, "eth0", "echo");
     let mut wire = RawPort::open(&a, "eth0");
     for (n, tags) in [(1, vec![]), (2, vec![Tag::c(30).pcp(6)])] {
         let payload = frame::payload(n, 300);
-        wire.send(&frame::ethernet(Mac::local(2), Mac::local(1), &tags, EXPERIMENT, &payload));
-        wire.expect(&frame::ethernet(Mac::local(1), Mac::local(2), &tags, EXPERIMENT, &payload));
+        wire.send(&frame::ethernet(
+            Mac::local(2),
+            Mac::local(1),
+            &tags,
+            EXPERIMENT,
+            &payload,
+        ));
+        wire.expect(&frame::ethernet(
+            Mac::local(1),
+            Mac::local(2),
+            &tags,
+            EXPERIMENT,
+            &payload,
+        ));
     }
     assert_eq!(echo.stop()["echoed"], 2);
 }

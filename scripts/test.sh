@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Every test, as root, and a closing line that counts them. `make test` runs scripts/setup.sh first.
+#
+#   scripts/test.sh [ARGUMENTS OF cargo test]     for example: -p clearway-tests --test vlan -- access
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" = 0 ] || { echo "test: the end-to-end tests need root (network namespaces, AF_XDP)" >&2; exit 1; }
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-always}
+# A test that finds something missing fails here instead of passing over.
+export CLEARWAY_TESTS_STRICT=1
+export PROPTEST_CASES=${PROPTEST_CASES:-256}
+target=$(scripts/target-dir.sh)
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+step() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+
+step "The committed XDP objects are what their sources give"
+scripts/xdp-object.sh check
+step "Building the daemon, the tests and their xsk-rs counterpart"
+cargo build --locked --bin clearway
+cargo build --locked --manifest-path tests/xsk-peer/Cargo.toml --target-dir "$target/xsk-peer"
+cargo test --locked --workspace --no-run --quiet
+
+failed=0
+run() { # arguments of cargo test
+	cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$log" || failed=1
+}
+if [ $# -gt 0 ]; then
+	run "$@"
+else
+	step "Unit, property and contract tests"
+	run --workspace --exclude clearway-tests
+	step "End-to-end tests, two at a time: each has its own namespaces, but they share the cores"
+	RUST_TEST_THREADS=2 run --package clearway-tests
+fi
+
+# cargo's own line per test binary: "test result: ok. 7 passed; 0 failed; 0 ignored; …"
+count() { sed -E 's/\x1b\[[0-9;]*m//g' "$log" | awk -v what="$1" '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ "^" what) n += $(i - 1) } END { print n + 0 }'; }
+passed=$(count passed) bad=$(count failed)
+step "$passed passed, $bad failed"
+# A test binary that crashed has no result line: then cargo's exit code says so.
+[ "$failed" = 0 ] && [ "$bad" = 0 ] && [ "$passed" -gt 0 ]
