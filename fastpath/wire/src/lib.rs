@@ -19,7 +19,10 @@
 //! Left to the caller: everything that needs more than the bytes at hand (reassembly, which UDP port is
 //! VXLAN, what a tag means on a port). All functions are pure and may be called from any thread.
 #![forbid(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed"))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")
+)]
 
 #[macro_use]
 mod bytes;
@@ -27,22 +30,28 @@ mod error;
 mod ids;
 mod mac;
 
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
+pub mod flow;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod tcp;
 pub mod udp;
 pub mod vlan;
 pub mod vxlan;
 
+pub use arp::{Arp, ArpPacket};
 pub use error::WireError;
 pub use ethernet::{EtherType, EthernetFrame};
+pub use flow::{flow_hash, source_port};
 pub use ids::{Dscp, NumberError, Pcp, Vid, Vni};
 pub use ip::MappedIp;
 pub use ipv4::Ipv4Packet;
 pub use ipv6::Ipv6Packet;
 pub use mac::{MacAddr, MacAddrError};
+pub use tcp::TcpPacket;
 pub use udp::{Datagram, OuterError, UdpPacket, udp_datagram};
 pub use vlan::{Tag, Tags, Tci, parse_tags};
 pub use vxlan::{Outer, VxlanPacket, vxlan_datagram};
