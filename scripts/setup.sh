@@ -57,7 +57,10 @@ install_packages() {
 	[ -z "$ours" ] || rm -f $policy
 	# Not started now, not started at the next boot either: nobody asked for a switch on this host.
 	case " ${want[*]} " in
-		*" openvswitch-switch-dpdk "*) systemctl disable openvswitch-switch >/dev/null 2>&1 || true ;;
+		*" openvswitch-switch-dpdk "*)
+			deb-systemd-helper disable openvswitch-switch.service >/dev/null
+			update-rc.d openvswitch-switch disable >/dev/null
+			;;
 	esac
 }
 

@@ -1,0 +1,113 @@
+//! What the daemon says of its frames: the ledger, drops by reason, and where a station is.
+
+use crate::{Daemon, Mac};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The ledger of all workers, as `clearway get drops` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Frames received from ports.
+    pub received: u64,
+    /// Copies made to flood.
+    pub replicated: u64,
+    /// Frames of the engine's own.
+    pub generated: u64,
+    /// Frames that segmentation added.
+    pub segments: u64,
+    /// Frames that a port took.
+    pub sent: u64,
+    /// Frames that the engine answered itself.
+    pub consumed: u64,
+    /// Frames between two workers.
+    pub in_flight: u64,
+    /// Frames dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// All drops.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    /// Whether every frame is accounted for.
+    pub fn balanced(&self) -> bool {
+        self.received + self.replicated + self.generated + self.segments
+            == self.sent + self.consumed + self.dropped() + self.in_flight
+    }
+}
+
+impl Daemon<'_> {
+    /// The ledger now.
+    ///
+    /// # Panics
+    /// If `get drops` does not give one.
+    #[track_caller]
+    pub fn ledger(&self) -> Ledger {
+        let all = self.get("drops");
+        let ledger = &all["ledger"];
+        let field = |name: &str| {
+            ledger[name]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no {name} in the ledger: {all}"))
+        };
+        let drops = all["drops"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no drops: {all}"));
+        Ledger {
+            received: field("received"),
+            replicated: field("replicated"),
+            generated: field("generated"),
+            segments: field("segments"),
+            sent: field("sent"),
+            consumed: field("consumed"),
+            in_flight: field("in_flight"),
+            drops: drops.iter().filter_map(reason).collect(),
+        }
+    }
+
+    /// Demands that every frame is accounted for and, within two seconds, none is in flight. Returns that ledger.
+    ///
+    /// # Panics
+    /// If not.
+    #[track_caller]
+    pub fn assert_ledger(&self) -> Ledger {
+        crate::wait_for("no frame is in flight", Duration::from_secs(2), || {
+            let ledger = self.ledger();
+            assert!(ledger.balanced(), "frames are missing in the ledger: {ledger:?}");
+            (ledger.in_flight == 0).then_some(ledger)
+        })
+    }
+
+    /// Frames dropped so far for this reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.ledger().drops.get(reason).copied().unwrap_or(0)
+    }
+
+    /// Behind which port of a domain a station is; `None` if that is not known. A station behind a tunnel has the
+    /// remote's address here.
+    #[track_caller]
+    pub fn fdb_port(&self, domain: &str, mac: Mac) -> Option<String> {
+        let all = self.get(&format!("fdb {domain}"));
+        let entries = all
+            .as_array()
+            .cloned()
+            .unwrap_or_else(|| panic!("not a list of stations: {all}"));
+        let entry = entries.into_iter().find(|e| e["mac"] == mac.to_string())?;
+        let place = [&entry["port"], &entry["remote"]]
+            .into_iter()
+            .find_map(Value::as_str);
+        Some(
+            place
+                .unwrap_or_else(|| panic!("a station without a place: {entry}"))
+                .to_owned(),
+        )
+    }
+}
+
+fn reason(entry: &Value) -> Option<(String, u64)> {
+    Some((entry["reason"].as_str()?.to_owned(), entry["packets"].as_u64()?))
+}
