@@ -58,8 +58,8 @@ install_packages() {
 	# Not started now, not started at the next boot either: nobody asked for a switch on this host.
 	case " ${want[*]} " in
 		*" openvswitch-switch-dpdk "*)
-			deb-systemd-helper disable openvswitch-switch.service >/dev/null
-			update-rc.d openvswitch-switch disable >/dev/null
+			! command -v systemctl >/dev/null || systemctl --quiet disable openvswitch-switch
+			update-rc.d openvswitch-switch disable
 			;;
 	esac
 }
