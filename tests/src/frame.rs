@@ -31,6 +31,12 @@ impl Mac {
         let b = n.to_be_bytes();
         Mac([2, 0, b[0], b[1], b[2], b[3]])
     }
+
+    /// The last 32 bits: the number that [`Mac::local`] was given.
+    pub const fn host(self) -> u32 {
+        let m = self.0;
+        u32::from_be_bytes([m[2], m[3], m[4], m[5]])
+    }
 }
 
 impl fmt::Display for Mac {

@@ -3,8 +3,8 @@
 
 use clearway_tests::frame::{self, EXPERIMENT, Mac, Tag};
 use clearway_tests::{
-    Flow, Netns, Ovs, Ping, PingProbe, RawPort, TcpProbe, Veth, Vxlan, XskPeer, iperf_tcp, iperf_udp, ready,
-    tcp_echo, tcp_refused,
+    Flow, Netns, Overlay, Ovs, Ping, PingProbe, Pods, RawPort, TcpProbe, Underlay, Veth, Vxlan, XskPeer,
+    iperf_tcp, iperf_udp, ready, tcp_echo, tcp_refused,
 };
 use std::time::Duration;
 
@@ -137,6 +137,33 @@ fn vxlan_peers_over_both_families() {
     Ping::new("10.1.0.2").args("-M do -s 1472").all(&a);
     Ping::new("10.2.0.2").args("-M do -s 1472").all(&a);
     tcp_echo(&a, &b, "10.2.0.2", 200_000);
+}
+
+#[test]
+fn the_scene_works_with_the_kernel_in_clearways_place() {
+    if !ready() {
+        return;
+    }
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let scene = Overlay::new(Pods::new(2), 2, underlay, 1600);
+        let fwd = &scene.pods.fwd;
+        fwd.run("ip link add br0 type bridge mcast_snooping 0");
+        Vxlan::new(100, underlay.local(), &underlay.remote(0))
+            .remote(&underlay.remote(1))
+            .up(fwd, "vx0", "u0");
+        for port in ["p0", "p1", "vx0"] {
+            fwd.run(&format!("ip link set {port} master br0"));
+        }
+        fwd.run("ip link set br0 up");
+        for n in 0..2 {
+            scene.vxlan(n, "vx0", 100, Mac::local(0x600 + n as u32), "");
+            Ping::new(&Overlay::ip4(n)).all(scene.pods.pod(0));
+            Ping::new(&Pods::ip6(1))
+                .args("-M do -s 1400")
+                .all(scene.remote(n));
+        }
+        Ping::new(underlay.local()).all(scene.remote(1));
+    }
 }
 
 #[test]
