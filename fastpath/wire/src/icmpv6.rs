@@ -11,7 +11,7 @@ use core::net::Ipv6Addr;
 use crate::WireError;
 use crate::bytes::{be16, be32, need, put16, put32};
 use crate::checksum;
-use crate::ip::{self, protocol};
+use crate::ip::{self, Chain, protocol};
 use crate::ipv6::{self, Ipv6Packet};
 
 /// Bytes of an ICMPv6 header.
@@ -152,8 +152,19 @@ pub fn may_be_answered_with_too_big(packet: &[u8]) -> bool {
     if src.is_unspecified() || src.is_multicast() || src.is_loopback() {
         return false;
     }
-    match ip::upper_layer(packet) {
-        Some(upper) if upper.protocol == protocol::ICMPV6 => packet[upper.offset..][..upper.len]
+    match ip::follow_ipv6(packet) {
+        // A later fragment doesn't show the type: it may be an error.
+        Some(Chain {
+            protocol: protocol::ICMPV6,
+            fragment: Some(1..),
+            ..
+        }) => false,
+        Some(Chain {
+            protocol: protocol::ICMPV6,
+            offset,
+            len,
+            ..
+        }) => packet[offset..][..len]
             .first()
             .is_some_and(|&kind| kind >= 128 && kind != REDIRECT),
         Some(_) => true,
@@ -276,6 +287,24 @@ mod tests {
         let mut behind_options = original(0);
         behind_options[40..49].copy_from_slice(&[58, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert!(!may_be_answered_with_too_big(&behind_options));
+        let mut fragment = original(44);
+        fragment[40..49].copy_from_slice(&[17, 0, 0x10, 0x01, 0, 0, 0, 0, 1]);
+        assert!(may_be_answered_with_too_big(&fragment), "a later fragment of UDP");
+        fragment[40] = 58;
+        assert!(
+            !may_be_answered_with_too_big(&fragment),
+            "a later fragment of something in ICMPv6"
+        );
+        fragment[42..44].copy_from_slice(&[0, 1]);
+        assert!(
+            !may_be_answered_with_too_big(&fragment),
+            "the first fragment of an ICMPv6 error"
+        );
+        fragment[48] = ECHO_REQUEST;
+        assert!(
+            may_be_answered_with_too_big(&fragment),
+            "the first fragment of an echo request"
+        );
         let mut from_nobody = original(17);
         from_nobody[8..24].fill(0);
         assert!(!may_be_answered_with_too_big(&from_nobody));

@@ -136,36 +136,69 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
             })
         }
         6 => {
-            let ip = Ipv6Packet::new_checked(packet).ok()?;
-            let end = ipv6::HEADER_LEN + usize::from(ip.payload_len());
-            let (mut next, mut offset) = (ip.next_header(), ipv6::HEADER_LEN);
-            // RFC 8200 §4.1 has no bound on the chain; each kind occurs once, so eight is more than is legal.
-            for _ in 0..8 {
-                if !ipv6::is_extension_header(next) {
-                    return Some(UpperLayer {
-                        is_ipv6: true,
-                        protocol: next,
-                        offset,
-                        len: end - offset,
-                    });
-                }
-                let header = packet[..end].get(offset..)?.first_chunk::<8>()?;
-                let len = match next {
-                    ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => 8 + 8 * usize::from(header[1]),
-                    ipv6::ROUTING if header[3] == 0 => 8 + 8 * usize::from(header[1]),
-                    // An atomic fragment (RFC 6946) is a whole packet.
-                    ipv6::FRAGMENT if be16(header, 2) & 0xfff9 == 0 => 8,
-                    _ => return None,
-                };
-                (next, offset) = (header[0], offset + len);
-                if offset > end {
-                    return None;
-                }
-            }
-            None
+            let chain = follow_ipv6(packet)?;
+            let Chain {
+                protocol,
+                offset,
+                len,
+                fragment,
+            } = chain;
+            fragment.is_none().then_some(UpperLayer {
+                is_ipv6: true,
+                protocol,
+                offset,
+                len,
+            })
         }
         _ => None,
     }
+}
+
+/// Where a chain of IPv6 headers ends.
+pub(crate) struct Chain {
+    /// The upper layer's protocol number.
+    pub(crate) protocol: u8,
+    /// Offset from the IPv6 header of what follows the last header.
+    pub(crate) offset: usize,
+    /// Bytes from there to the end of the packet.
+    pub(crate) len: usize,
+    /// In a fragment, the offset of its part in the whole; the chain ends there unless that is 0.
+    pub(crate) fragment: Option<u16>,
+}
+
+/// Follows the headers of an IPv6 packet to its upper layer, or to the end of the headers of a later fragment.
+pub(crate) fn follow_ipv6(packet: &[u8]) -> Option<Chain> {
+    let ip = Ipv6Packet::new_checked(packet).ok()?;
+    let end = ipv6::HEADER_LEN + usize::from(ip.payload_len());
+    let (mut next, mut offset, mut fragment) = (ip.next_header(), ipv6::HEADER_LEN, None);
+    // RFC 8200 §4.1 has no bound on the chain; each kind occurs once or twice, so eight is more than is legal.
+    for _ in 0..8 {
+        if !ipv6::is_extension_header(next) || fragment.is_some_and(|at| at > 0) {
+            return Some(Chain {
+                protocol: next,
+                offset,
+                len: end - offset,
+                fragment,
+            });
+        }
+        let header = packet[..end].get(offset..)?.first_chunk::<8>()?;
+        let len = match next {
+            ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => 8 + 8 * usize::from(header[1]),
+            ipv6::ROUTING if header[3] == 0 => 8 + 8 * usize::from(header[1]),
+            ipv6::FRAGMENT => {
+                let word = be16(header, 2);
+                // An atomic fragment (RFC 6946), offset 0 and no more to come, is a whole packet.
+                fragment = (word & 0xfff9 != 0).then_some(word & 0xfff8);
+                8
+            }
+            _ => return None,
+        };
+        (next, offset) = (header[0], offset + len);
+        if offset > end {
+            return None;
+        }
+    }
+    None
 }
 
 #[cfg(test)]
