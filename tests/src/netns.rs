@@ -273,7 +273,7 @@ impl<'a> Veth<'a> {
             if !self.offloads {
                 ns.offloads_off(dev);
             }
-            ns.run(&format!("ip link set {dev} up"));
+            ns.run(&format!("ip link set dev {dev} up"));
         }
     }
 }

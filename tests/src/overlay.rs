@@ -48,7 +48,7 @@ impl Underlay {
 pub struct Overlay {
     /// Pods and the namespace of Clearway, which has the uplink `u0` besides.
     pub pods: Pods,
-    /// The underlay's switch: bridge `br0` with ports `up`, `r0`, `r1`, ….
+    /// The underlay's switch: bridge `br0` with ports `uplink`, `r0`, `r1`, ….
     pub sw: Netns,
     /// Which family the underlay speaks.
     pub underlay: Underlay,
@@ -77,7 +77,7 @@ impl Overlay {
         wire(
             &pods.fwd,
             "u0",
-            "up",
+            "uplink",
             underlay.local().to_owned(),
             Mac::local(0x400),
         );

@@ -114,7 +114,7 @@ impl<'a> Ovs<'a> {
         self.vsctl(&format!(
             "add-port {bridge} {dev} {options} -- set interface {dev} type=internal"
         ));
-        self.ns.run(&format!("ip link set {dev} up"));
+        self.ns.run(&format!("ip link set dev {dev} up"));
     }
 
     /// Adds a VXLAN tunnel port.
