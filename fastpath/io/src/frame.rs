@@ -43,7 +43,14 @@ impl Default for Frame {
     /// The frame that owns nothing: no region, no bytes.
     #[inline(always)]
     fn default() -> Self {
-        Self { data: NonNull::dangling(), region: None, head: 0, total: 0, chunk: NO_CHUNK, next: NO_CHUNK }
+        Self {
+            data: NonNull::dangling(),
+            region: None,
+            head: 0,
+            total: 0,
+            chunk: NO_CHUNK,
+            next: NO_CHUNK,
+        }
     }
 }
 
@@ -55,7 +62,14 @@ impl Frame {
         let offset = offset.min(size);
         let len = len.min(size - offset);
         let data = region.chunk_at(chunk, offset);
-        Self { data, region: Some(NonNull::from(region)), head: len, total: len, chunk, next: NO_CHUNK }
+        Self {
+            data,
+            region: Some(NonNull::from(region)),
+            head: len,
+            total: len,
+            chunk,
+            next: NO_CHUNK,
+        }
     }
 
     #[inline(always)]
@@ -206,7 +220,9 @@ impl Frame {
             if rest.is_empty() {
                 return true;
             }
-            let Some(chunk) = pool.take_chunk() else { return false };
+            let Some(chunk) = pool.take_chunk() else {
+                return false;
+            };
             self.link(chunk, HEADROOM, 0);
             last = self.last_segment();
         }
@@ -218,17 +234,34 @@ impl Frame {
         let Some(region) = self.region else { return };
         // SAFETY: the region outlives the frame.
         let region = unsafe { region.as_ref() };
-        region.set_segment(chunk, Segment { offset, len, next: NO_CHUNK });
+        region.set_segment(
+            chunk,
+            Segment {
+                offset,
+                len,
+                next: NO_CHUNK,
+            },
+        );
         if last == self.chunk {
             self.next = chunk;
         } else {
-            region.set_segment(last, Segment { next: chunk, ..segment });
+            region.set_segment(
+                last,
+                Segment {
+                    next: chunk,
+                    ..segment
+                },
+            );
         }
         self.total += len;
     }
 
     fn last_segment(&self) -> (u32, Segment) {
-        let first = Segment { offset: self.headroom(), len: self.head, next: self.next };
+        let first = Segment {
+            offset: self.headroom(),
+            len: self.head,
+            next: self.next,
+        };
         let mut last = (self.chunk, first);
         if let Some(region) = self.region_ref() {
             while last.1.next != NO_CHUNK {
@@ -242,7 +275,13 @@ impl Frame {
         if chunk == self.chunk {
             self.head = len;
         } else if let Some(region) = self.region_ref() {
-            region.set_segment(chunk, Segment { len, ..region.segment(chunk) });
+            region.set_segment(
+                chunk,
+                Segment {
+                    len,
+                    ..region.segment(chunk)
+                },
+            );
         }
     }
 
@@ -254,7 +293,11 @@ impl Frame {
             if next == NO_CHUNK {
                 return None;
             }
-            let Segment { offset, len, next: following } = region.segment(next);
+            let Segment {
+                offset,
+                len,
+                next: following,
+            } = region.segment(next);
             let start = region.chunk_at(next, offset);
             // SAFETY: the link was made by `link`/`append` with offset + len inside the chunk, which this
             // frame owns alone.
@@ -297,7 +340,11 @@ impl Frame {
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let region = self.region().map(RegionId::index);
-        write!(f, "Frame({} bytes, chunk {} of region {region:?})", self.total, self.chunk)
+        write!(
+            f,
+            "Frame({} bytes, chunk {} of region {region:?})",
+            self.total, self.chunk
+        )
     }
 }
 
@@ -308,7 +355,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn setup(chunks: u32) -> (Umem, PoolSet) {
-        let geometry = UmemGeometry { chunk_size: 2048, chunks, huge_pages: HugePages::Off };
+        let geometry = UmemGeometry {
+            chunk_size: 2048,
+            chunks,
+            huge_pages: HugePages::Off,
+        };
         let umem = Umem::new(geometry).expect("memory");
         let mut pools = PoolSet::new();
         pools.add(&umem);

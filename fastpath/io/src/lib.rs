@@ -19,6 +19,7 @@ mod pool;
 mod port;
 mod prefetch;
 mod umem;
+mod xsk;
 
 pub use batch::{BATCH, FrameBatch};
 pub use eventfd::EventFd;
@@ -28,3 +29,7 @@ pub use pool::{FramePool, MAGAZINE, PoolSet};
 pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
+pub use xsk::{
+    AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,
+    RingSizes, Steering, SteeringCounts, UmemGroup, VtepFilter, XdpError, XdpProgram, XskError, XskMode,
+};

@@ -6,7 +6,7 @@
 //! ```
 
 use crate::eventfd::EventFd;
-use crate::{BATCH, Fault, Frame, FrameBatch, Port, PoolSet, RxCounts, TxCounts};
+use crate::{BATCH, Fault, Frame, FrameBatch, PoolSet, Port, RxCounts, TxCounts};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,9 +39,23 @@ pub struct MemoryPeer {
 pub fn memory_port(ring: usize) -> io::Result<(MemoryPort, MemoryPeer)> {
     let (peer_tx, port_rx) = RingBuffer::new(ring);
     let (port_tx, peer_rx) = RingBuffer::new(ring);
-    let shared = Arc::new(Shared { armed: AtomicBool::new(false), event: EventFd::new()? });
-    let port = MemoryPort { rx: port_rx, tx: port_tx, shared: shared.clone() };
-    Ok((port, MemoryPeer { tx: peer_tx, rx: peer_rx, shared }))
+    let shared = Arc::new(Shared {
+        armed: AtomicBool::new(false),
+        event: EventFd::new()?,
+    });
+    let port = MemoryPort {
+        rx: port_rx,
+        tx: port_tx,
+        shared: shared.clone(),
+    };
+    Ok((
+        port,
+        MemoryPeer {
+            tx: peer_tx,
+            rx: peer_rx,
+            shared,
+        },
+    ))
 }
 
 impl MemoryPeer {
@@ -173,16 +187,30 @@ mod tests {
 
     #[test]
     fn frames_cross_in_order_and_a_full_ring_refuses_the_rest() {
-        let geometry = UmemGeometry { chunk_size: 2048, chunks: 512, huge_pages: HugePages::Off };
+        let geometry = UmemGeometry {
+            chunk_size: 2048,
+            chunks: 512,
+            huge_pages: HugePages::Off,
+        };
         let umem = Umem::new(geometry).expect("memory");
         let mut pools = PoolSet::new();
         pools.add(&umem);
         let (mut port, mut peer) = memory_port(100).expect("eventfd");
-        let mut frames: Vec<Frame> =
-            (0..120u8).filter_map(|i| pools.frame_from(umem.id(), &[i; 60])).collect();
+        let mut frames: Vec<Frame> = (0..120u8)
+            .filter_map(|i| pools.frame_from(umem.id(), &[i; 60]))
+            .collect();
         let counts = port.tx_batch(&mut pools, &mut frames);
-        assert_eq!(counts, TxCounts { packets: 100, bytes: 6000 });
-        assert_eq!(frames.iter().map(|f| f.bytes()[0]).collect::<Vec<_>>(), (100..120).collect::<Vec<_>>());
+        assert_eq!(
+            counts,
+            TxCounts {
+                packets: 100,
+                bytes: 6000
+            }
+        );
+        assert_eq!(
+            frames.iter().map(|f| f.bytes()[0]).collect::<Vec<_>>(),
+            (100..120).collect::<Vec<_>>()
+        );
         assert!(!port.arm(), "nothing has arrived");
         assert_eq!(peer.send_batch(&mut frames), 20);
         assert!(port.arm(), "frames wait");

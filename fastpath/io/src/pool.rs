@@ -79,7 +79,9 @@ impl Depot {
 
     fn lock_strays(&self) -> std::sync::MutexGuard<'_, Vec<u32>> {
         // A panic while pushing numbers leaves the list whole: the poison carries no information.
-        self.strays.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.strays
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn chunks(&self) -> u32 {
@@ -97,7 +99,10 @@ impl FramePool {
     /// An empty pool; it fills itself from the UMEM's depot.
     #[must_use]
     pub fn new(umem: &Umem) -> Self {
-        Self { free: Vec::with_capacity(POOL), umem: umem.clone() }
+        Self {
+            free: Vec::with_capacity(POOL),
+            umem: umem.clone(),
+        }
     }
 
     /// The UMEM whose chunks it holds.
@@ -140,7 +145,10 @@ impl FramePool {
     fn spill(&mut self) {
         // The oldest go: the youngest are warm in this core's cache.
         for _ in 0..POOL / MAGAZINE / 2 {
-            self.umem.region().depot.put(self.free.drain(..MAGAZINE).collect());
+            self.umem
+                .region()
+                .depot
+                .put(self.free.drain(..MAGAZINE).collect());
         }
     }
 
@@ -262,7 +270,11 @@ mod tests {
     use crate::{HugePages, UmemGeometry};
 
     fn umem(chunks: u32) -> Umem {
-        let geometry = UmemGeometry { chunk_size: 2048, chunks, huge_pages: HugePages::Off };
+        let geometry = UmemGeometry {
+            chunk_size: 2048,
+            chunks,
+            huge_pages: HugePages::Off,
+        };
         Umem::new(geometry).expect("memory")
     }
 

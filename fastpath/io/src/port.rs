@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{Frame, FrameBatch, PoolSet};
+use crate::{AfXdpPort, Frame, FrameBatch, PoolSet};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -65,12 +65,15 @@ pub trait Port {
 pub enum AnyPort {
     /// Frames from and to another part of this process.
     Memory(MemoryPort),
+    /// One queue of an interface, through an AF_XDP socket.
+    AfXdp(Box<AfXdpPort>),
 }
 
 macro_rules! each {
     ($self:ident, $port:ident => $call:expr) => {
         match $self {
             AnyPort::Memory($port) => $call,
+            AnyPort::AfXdp($port) => $call,
         }
     };
 }

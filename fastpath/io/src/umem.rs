@@ -73,7 +73,9 @@ pub struct UmemGeometry {
 #[derive(Debug, thiserror::Error)]
 pub enum UmemError {
     /// The geometry is not one that AF_XDP's aligned mode allows.
-    #[error("a UMEM of {chunks} chunks of {chunk_size} bytes is not possible: the chunk size must be 2048 or 4096 and the number of chunks between 64 and 4194304")]
+    #[error(
+        "a UMEM of {chunks} chunks of {chunk_size} bytes is not possible: the chunk size must be 2048 or 4096 and the number of chunks between 64 and 4194304"
+    )]
     Geometry {
         /// Bytes of a chunk asked for.
         chunk_size: u32,
@@ -81,7 +83,9 @@ pub enum UmemError {
         chunks: u32,
     },
     /// Hugepages were required and there are not enough.
-    #[error("a UMEM of {bytes} bytes needs {pages} free hugepages of 2 MiB ({source}): raise vm.nr_hugepages, or allow normal pages with `hugepages: auto`")]
+    #[error(
+        "a UMEM of {bytes} bytes needs {pages} free hugepages of 2 MiB ({source}): raise vm.nr_hugepages, or allow normal pages with `hugepages: auto`"
+    )]
     NoHugePages {
         /// Bytes of the region.
         bytes: usize,
@@ -213,7 +217,11 @@ impl Umem {
     /// [`UmemError`] when the geometry is impossible or memory is short.
     pub fn new(geometry: UmemGeometry) -> Result<Self, UmemError> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let UmemGeometry { chunk_size, chunks, huge_pages } = geometry;
+        let UmemGeometry {
+            chunk_size,
+            chunks,
+            huge_pages,
+        } = geometry;
         if !matches!(chunk_size, 2048 | 4096) || !(64..=1 << 22).contains(&chunks) {
             return Err(UmemError::Geometry { chunk_size, chunks });
         }
@@ -221,9 +229,11 @@ impl Umem {
         let (base, bytes, file, backing) = match huge_pages {
             HugePages::Off => Self::map(used, false)?,
             HugePages::Require => Self::map(used, true).map_err(|e| match e {
-                UmemError::System { bytes, source, .. } => {
-                    UmemError::NoHugePages { bytes, pages: bytes / HUGE, source }
-                }
+                UmemError::System { bytes, source, .. } => UmemError::NoHugePages {
+                    bytes,
+                    pages: bytes / HUGE,
+                    source,
+                },
                 other => other,
             })?,
             HugePages::Auto => Self::map(used, true).or_else(|_| Self::map(used, false))?,
@@ -238,7 +248,13 @@ impl Umem {
             chunks,
             depot: Depot::full(chunks),
             segments: (0..chunks)
-                .map(|_| UnsafeCell::new(Segment { offset: 0, len: 0, next: NO_CHUNK }))
+                .map(|_| {
+                    UnsafeCell::new(Segment {
+                        offset: 0,
+                        len: 0,
+                        next: NO_CHUNK,
+                    })
+                })
                 .collect(),
             bytes,
             file,
@@ -248,9 +264,24 @@ impl Umem {
     }
 
     fn map(used: usize, huge: bool) -> Result<(NonNull<u8>, usize, OwnedFd, Backing), UmemError> {
-        let bytes = if huge { used.next_multiple_of(HUGE) } else { used.next_multiple_of(4096) };
-        let fail = |what| move || UmemError::System { what, bytes, source: io::Error::last_os_error() };
-        let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+        let bytes = if huge {
+            used.next_multiple_of(HUGE)
+        } else {
+            used.next_multiple_of(4096)
+        };
+        let fail = |what| {
+            move || UmemError::System {
+                what,
+                bytes,
+                source: io::Error::last_os_error(),
+            }
+        };
+        let flags = libc::MFD_CLOEXEC
+            | if huge {
+                libc::MFD_HUGETLB | libc::MFD_HUGE_2MB
+            } else {
+                0
+            };
         // SAFETY: the name is a NUL-terminated constant.
         let fd = unsafe { libc::memfd_create(c"clearway-umem".as_ptr(), flags) };
         if fd < 0 {
@@ -341,7 +372,14 @@ impl Umem {
 impl std::fmt::Debug for Umem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let r = self.region();
-        write!(f, "Umem({}: {} × {} bytes, {:?})", r.id.0, r.chunks, r.chunk_size(), r.backing)
+        write!(
+            f,
+            "Umem({}: {} × {} bytes, {:?})",
+            r.id.0,
+            r.chunks,
+            r.chunk_size(),
+            r.backing
+        )
     }
 }
 
@@ -350,12 +388,22 @@ mod tests {
     use super::*;
 
     fn geometry(chunk_size: u32, chunks: u32) -> UmemGeometry {
-        UmemGeometry { chunk_size, chunks, huge_pages: HugePages::Off }
+        UmemGeometry {
+            chunk_size,
+            chunks,
+            huge_pages: HugePages::Off,
+        }
     }
 
     #[test]
     fn impossible_geometries_are_refused() {
-        for (size, chunks) in [(1024, 64), (3000, 64), (8192, 64), (2048, 63), (2048, (1 << 22) + 1)] {
+        for (size, chunks) in [
+            (1024, 64),
+            (3000, 64),
+            (8192, 64),
+            (2048, 63),
+            (2048, (1 << 22) + 1),
+        ] {
             let error = Umem::new(geometry(size, chunks)).expect_err("must be refused");
             assert!(matches!(error, UmemError::Geometry { .. }), "{error}");
         }
@@ -364,7 +412,10 @@ mod tests {
     #[test]
     fn all_chunks_start_in_the_depot_and_the_memory_goes_with_the_last_handle() {
         let umem = Umem::new(geometry(2048, 1000)).expect("memory");
-        assert_eq!((umem.chunks(), umem.depot_chunks(), umem.chunk_size()), (1000, 1000, 2048));
+        assert_eq!(
+            (umem.chunks(), umem.depot_chunks(), umem.chunk_size()),
+            (1000, 1000, 2048)
+        );
         assert_eq!(umem.backing(), Backing::Pages);
         let second = umem.clone();
         drop(umem);

@@ -1,0 +1,27 @@
+//! AF_XDP: sockets of interface queues, and the XDP program that steers frames to them.
+//!
+//! ```text
+//!            interface queue ── XDP program ── XSKMAP[queue] ──► socket (one AfXdpPort)
+//!   Umem ── UmemGroup::open(interface, queue) ──────────────────► bound to that queue
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `uapi` `sys` | the kernel's ABI and its system calls |
+//! | `ring` | the four rings, mapped from a descriptor |
+//! | `socket` | [`UmemGroup`]: making and binding sockets, and what it says when that fails |
+//! | `port` | [`AfXdpPort`]: the `Port` of one queue |
+//! | `program` | [`XdpProgram`]: loading, attaching and feeding the XDP program |
+
+mod lent;
+mod port;
+mod program;
+mod ring;
+mod socket;
+mod sys;
+mod uapi;
+
+pub use port::{AfXdpPort, AfXdpReport};
+pub use program::{AttachMode, ForeignProgram, Steering, SteeringCounts, VtepFilter, XdpError, XdpProgram};
+pub use ring::RingSizes;
+pub use socket::{BusyPoll, Interface, ModeRequest, QueueConfig, UmemGroup, XskError, XskMode};
