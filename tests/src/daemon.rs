@@ -21,6 +21,7 @@ pub struct DaemonBuilder<'a> {
     config: Option<String>,
     args: Vec<String>,
     wrapper: Vec<String>,
+    socket: Option<PathBuf>,
 }
 
 impl<'a> DaemonBuilder<'a> {
@@ -31,6 +32,7 @@ impl<'a> DaemonBuilder<'a> {
             config: Some(text.to_owned()),
             args: Vec::new(),
             wrapper: Vec::new(),
+            socket: None,
         }
     }
 
@@ -42,12 +44,19 @@ impl<'a> DaemonBuilder<'a> {
             config: None,
             args,
             wrapper: Vec::new(),
+            socket: None,
         }
     }
 
     /// Starts it through another program: `prlimit --memlock=65536`, `setpriv --reuid 65534 --clear-groups`.
     pub fn through(mut self, wrapper: &str) -> Self {
         self.wrapper = wrapper.split_whitespace().map(str::to_owned).collect();
+        self
+    }
+
+    /// Leaves the API socket to the configuration, which names this path.
+    pub fn socket_of_config(mut self, path: &Path) -> Self {
+        self.socket = Some(path.to_owned());
         self
     }
 
@@ -68,14 +77,13 @@ impl<'a> DaemonBuilder<'a> {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a folder for the daemon: {e}"));
         // Readable for a daemon that is started without privileges.
         cmd::command(&format!("chmod 755 {}", dir.path().display())).ok();
-        let socket = dir.path().join("api.sock");
         let mut words = self.wrapper.clone();
-        words.extend([
-            binary().display().to_string(),
-            "--socket".into(),
-            socket.display().to_string(),
-            "run".into(),
-        ]);
+        words.push(binary().display().to_string());
+        let socket = self.socket.clone().unwrap_or_else(|| dir.path().join("api.sock"));
+        if self.socket.is_none() {
+            words.extend(["--socket".into(), socket.display().to_string()]);
+        }
+        words.push("run".into());
         if let Some(text) = &self.config {
             let file = dir.path().join("clearway.yaml");
             write(&file, text);
@@ -297,7 +305,7 @@ pub(crate) fn target_dir() -> PathBuf {
 }
 
 /// The program under test: `CLEARWAY_BIN`, or what was built beside this test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CLEARWAY_BIN") {
         return path.into();
     }

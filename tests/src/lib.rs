@@ -32,10 +32,11 @@ mod proc;
 mod raw;
 mod tcp;
 mod vxlan;
+mod xdp;
 mod xsk_peer;
 
 pub use cmd::{Output, command};
-pub use daemon::{Daemon, DaemonBuilder, clearway};
+pub use daemon::{Daemon, DaemonBuilder, binary, clearway};
 pub use flow::{Flow, FlowReport};
 pub use frame::Mac;
 pub use iperf::{TcpRate, UdpRate, iperf_tcp, iperf_udp};
@@ -49,6 +50,7 @@ pub use proc::Proc;
 pub use raw::RawPort;
 pub use tcp::{TcpProbe, TcpProbeReport, tcp_echo, tcp_refused};
 pub use vxlan::Vxlan;
+pub use xdp::foreign_xdp;
 pub use xsk_peer::XskPeer;
 
 use std::time::{Duration, Instant};

@@ -183,6 +183,44 @@ fn a_station_that_moves_is_followed() {
 }
 
 #[test]
+fn a_station_that_moves_too_often_is_held() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::quiet(3);
+    let damping = "move-damping: {moves: 3, window: 10s, hold: 2s}";
+    let daemon = Daemon::start(&pods.fwd, &lan(3, &plain, damping));
+    let mut wires = pods.raw();
+    let hello = |n| {
+        frame::ethernet(
+            Mac::BROADCAST,
+            Mac::local(7),
+            &[],
+            EXPERIMENT,
+            &frame::payload(n, 60),
+        )
+    };
+    for n in 0..20 {
+        wires[1 + n as usize % 2].send(&hello(n));
+        wires[0].expect(&hello(n));
+    }
+    // It stays where it was when the limit was reached, whoever speaks in its name.
+    let held = daemon.fdb_port("lan", Mac::local(7));
+    for n in 20..24 {
+        wires[1 + n as usize % 2].send(&hello(n));
+        wires[0].expect(&hello(n));
+        assert_eq!(daemon.fdb_port("lan", Mac::local(7)), held);
+    }
+    // After the hold time it may move again.
+    let other = if held.as_deref() == Some("pod1") { 2 } else { 1 };
+    wait_for("the station moves again", Duration::from_secs(6), || {
+        wires[other].send(&hello(99));
+        (daemon.fdb_port("lan", Mac::local(7)) != held).then_some(())
+    });
+    daemon.assert_ledger();
+}
+
+#[test]
 fn a_silent_station_is_forgotten() {
     if !ready() {
         return;
