@@ -143,7 +143,7 @@ pub struct Vtep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u16>", range(min = 1, max = 4094))]
     pub vlan: Option<Vid>,
-    /// The largest outer IP packet, in bytes. Absent: the MTU of the port, or the route's when that is smaller.
+    /// The largest outer IP packet, in bytes; 1280 or more over IPv6. Absent: the MTU of the port, or the route's when that is smaller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 9216))]
     pub mtu: Option<u16>,
@@ -167,6 +167,12 @@ impl Vtep {
             vlan: None,
             mtu: None,
         }
+    }
+
+    /// The smallest and the largest `mtu` of a VTEP with this address, in bytes: what every host of the family takes
+    /// (RFC 791, RFC 8200 §5) up to a jumbo frame.
+    pub fn mtu_range(local: IpAddr) -> std::ops::RangeInclusive<u16> {
+        if local.is_ipv4() { 576..=9216 } else { 1280..=9216 }
     }
 
     fn default_udp_port() -> u16 {

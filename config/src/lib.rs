@@ -12,15 +12,35 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod carried;
+mod decode;
+mod error;
 mod name;
+pub mod path;
 mod port;
+mod problem;
+mod read;
+mod reference;
+mod schema;
+mod short;
 mod spec;
+mod tree;
+mod validate;
 mod values;
 
 pub use bridge::{BridgeDomain, Host, StaticMac, UdpChecksum, Vtep};
+pub use carried::{Carried, Frames};
+pub use error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 pub use name::{Name, NameError};
+pub use path::Path;
 pub use port::{BusyPoll, Checksum, Port, Service, Steering, StormControl, TagProtocol, TrunkMap, XdpMode};
+pub use problem::Problem;
+pub use read::WriteError;
 pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use reference::reference_markdown;
+pub use schema::json_schema;
+pub use short::ShortFormError;
+pub use validate::HostFacts;
 pub use values::{Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, PortKind, Queues, TrunkItem};
 
 /// For keys that are on unless the configuration turns them off.

@@ -80,7 +80,7 @@ pub struct Port {
     /// The VLANs that this port carries tagged: `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is), or an object that names the domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trunk: Vec<TrunkItem>,
-    /// With `trunk`: the bridge domain of untagged frames. Absent: untagged frames are dropped.
+    /// With `trunk`: the bridge domain of untagged frames; its own VID inside a range or `all` is then not carried tagged. Absent: untagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native: Option<Name>,
 

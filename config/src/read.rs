@@ -1,0 +1,81 @@
+//! A spec from text and back.
+
+use crate::decode::decode;
+use crate::error::{ConfigError, ConfigErrors, Fault, SemanticError};
+use crate::tree::Tree;
+use crate::{HostFacts, Spec};
+
+impl Spec {
+    /// Reads a YAML configuration and checks it. `file` is only named in errors.
+    ///
+    /// All that is wrong is reported: first everything that is not well formed (unknown keys, wrong values), and
+    /// when nothing is, everything that [`validate`](Spec::validate) finds. An empty text is the default spec.
+    pub fn from_yaml(text: &str, file: &str) -> Result<Spec, ConfigErrors> {
+        Spec::from_yaml_on(text, file, &HostFacts::default())
+    }
+
+    /// [`from_yaml`](Spec::from_yaml) with the checks that need to know the host.
+    pub fn from_yaml_on(text: &str, file: &str, host: &HostFacts) -> Result<Spec, ConfigErrors> {
+        let (spec, tree) = decoded(text, file)?;
+        match spec.validate_on(host) {
+            Ok(()) => Ok(spec),
+            Err(findings) => {
+                Err(refused(file, findings.into_iter().map(|finding| located(finding, &tree)).collect()))
+            }
+        }
+    }
+
+    /// Reads a spec that is not complete yet, without the checks of [`validate`](Spec::validate).
+    pub(crate) fn read(text: &str, file: &str) -> Result<Spec, ConfigErrors> {
+        decoded(text, file).map(|(spec, _)| spec)
+    }
+
+    /// The spec as YAML text that [`from_yaml`](Spec::from_yaml) reads back to an equal one, defaults written out.
+    pub fn to_yaml(&self) -> Result<String, WriteError> {
+        serde_saphyr::to_string(self).map_err(|error| WriteError { reason: error.to_string() })
+    }
+}
+
+/// A spec that cannot be written as text: a path in it is not UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot write the configuration as YAML: {reason}; paths in it must be UTF-8")]
+pub struct WriteError {
+    /// The serializer's reason.
+    pub reason: String,
+}
+
+fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
+    let mut tree = Tree::parse(text).map_err(|error| refused(file, vec![error]))?;
+    let spec = decode(&mut tree).map_err(|errors| refused(file, errors))?;
+    Ok((spec, tree))
+}
+
+/// The errors in the order of the file.
+fn refused(file: &str, mut errors: Vec<ConfigError>) -> ConfigErrors {
+    errors.sort_by_key(|error| error.place);
+    ConfigErrors { file: file.to_string(), errors }
+}
+
+impl ConfigErrors {
+    /// Findings about a spec that was not read from a text, so that they have no place.
+    pub fn unplaced(file: &str, findings: Vec<SemanticError>) -> ConfigErrors {
+        let errors = findings
+            .into_iter()
+            .map(|SemanticError { path, problem }| ConfigError {
+                place: None,
+                path: path.to_string(),
+                fault: Fault::Semantic(problem),
+            })
+            .collect();
+        ConfigErrors { file: file.to_string(), errors }
+    }
+}
+
+/// Gives a finding its place in the file.
+fn located(finding: SemanticError, tree: &Tree) -> ConfigError {
+    ConfigError {
+        place: Some(tree.locate(finding.path.steps())),
+        path: finding.path.to_string(),
+        fault: Fault::Semantic(finding.problem),
+    }
+}
