@@ -8,15 +8,14 @@ cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-always}
 # A test that finds something missing fails here instead of passing over.
 export CLEARWAY_TESTS_STRICT=1
-export PROPTEST_CASES=${PROPTEST_CASES:-256}
 target=$(scripts/target-dir.sh)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 step() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 
-step "The committed XDP objects are what their sources give"
-scripts/xdp-object.sh check
+step "The committed XDP object is what its source gives"
+fastpath/io/xdp/build.sh --check
 step "Building the daemon, the tests and their xsk-rs counterpart"
 cargo build --locked --bin clearway
 cargo build --locked --manifest-path tests/xsk-peer/Cargo.toml --target-dir "$target/xsk-peer"
