@@ -4,7 +4,7 @@
 use clearway_tests::frame::{self, EXPERIMENT, Mac, Tag};
 use clearway_tests::{
     Flow, Netns, Overlay, Ovs, Ping, PingProbe, Pods, RawPort, TcpProbe, Underlay, Veth, Vxlan, XskPeer,
-    iperf_tcp, iperf_udp, ready, tcp_echo, tcp_refused,
+    foreign_xdp, iperf_tcp, iperf_udp, ready, tcp_echo, tcp_refused,
 };
 use std::time::Duration;
 
@@ -184,6 +184,53 @@ fn open_vswitch_tags() {
     assert_eq!(frame::tags(&arp).0, [Tag::c(10)]);
     assert_eq!(arp[6..12], host.mac("in10").0);
     assert!(ovs.appctl("dpif/show").contains("netdev"));
+}
+
+#[test]
+fn open_vswitch_tunnels() {
+    if !ready() {
+        return;
+    }
+    for (prefix, local, remote) in [
+        (24, "192.0.2.1", "192.0.2.10"),
+        (64, "2001:db8::1", "2001:db8::a"),
+    ] {
+        let (here, host) = (Netns::new("here"), Netns::new("ovs"));
+        Veth::new((&here, "eth0"), (&host, "up0")).mtu(1600).up();
+        here.addr("eth0", &format!("{local}/{prefix}"));
+        Vxlan::new(100, local, remote).up(&here, "vx0", "eth0");
+        here.addr("vx0", "10.0.0.1/24");
+        let ovs = Ovs::start(&host);
+        ovs.bridge("br-phy");
+        ovs.port("br-phy", "up0", "");
+        host.addr("br-phy", &format!("{remote}/{prefix}"));
+        ovs.bridge("br-int");
+        ovs.vxlan("br-int", "vx100", 100, remote, local, "tag=10");
+        ovs.internal("br-int", "in10", "tag=10");
+        host.offloads_off("in10");
+        host.addr("in10", "10.0.0.2/24");
+        Ping::new("10.0.0.2").until(&here, Duration::from_secs(10));
+        Ping::new("10.0.0.2").args("-M do -s 1472").all(&here);
+        tcp_echo(&host, &here, "10.0.0.1", 200_000);
+    }
+}
+
+#[test]
+fn somebody_elses_program_is_found() {
+    if !ready() {
+        return;
+    }
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    Veth::new((&a, "eth0"), (&b, "eth0")).up();
+    a.addr("eth0", "10.0.0.1/24");
+    b.addr("eth0", "10.0.0.2/24");
+    let id = foreign_xdp(&a, "eth0", "somebody_else");
+    assert!(
+        a.run(&format!("bpftool prog show id {id}"))
+            .contains("somebody_else")
+    );
+    // It passes everything.
+    Ping::new("10.0.0.1").all(&b);
 }
 
 #[test]
