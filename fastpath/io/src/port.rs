@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{AfXdpPort, Frame, FrameBatch, PoolSet};
+use crate::{AfXdpPort, Frame, FrameBatch, PcapngPort, PoolSet};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -67,6 +67,8 @@ pub enum AnyPort {
     Memory(MemoryPort),
     /// One queue of an interface, through an AF_XDP socket.
     AfXdp(Box<AfXdpPort>),
+    /// A capture file.
+    Pcapng(Box<PcapngPort>),
 }
 
 macro_rules! each {
@@ -74,6 +76,7 @@ macro_rules! each {
         match $self {
             AnyPort::Memory($port) => $call,
             AnyPort::AfXdp($port) => $call,
+            AnyPort::Pcapng($port) => $call,
         }
     };
 }
