@@ -1,0 +1,69 @@
+//! The pcapng port: what it writes libpcap reads, and what it reads goes out again.
+
+use clearway_tests::frame::{Mac, Tag};
+use clearway_tests::{Daemon, Pods, numbered, ready, wait_for};
+use std::path::Path;
+use std::time::Duration;
+
+fn config(capture: &str) -> String {
+    format!(
+        "
+ports:
+  pod: {{kind: af-xdp, interface: p0, access: lan}}
+  file: {{kind: pcapng, trunk: [10], {capture}}}
+bridge-domains:
+  lan: {{vlan: 10}}
+"
+    )
+}
+
+/// The frames of a file, as libpcap reads them.
+fn frames(file: &Path) -> Vec<Vec<u8>> {
+    let mut capture = pcap::Capture::from_file(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let mut frames = Vec::new();
+    loop {
+        match capture.next_packet() {
+            Ok(packet) => frames.push(packet.data.to_vec()),
+            Err(pcap::Error::NoMorePackets) => return frames,
+            Err(e) => panic!("{}: {e}", file.display()),
+        }
+    }
+}
+
+#[test]
+fn written_and_read_again() {
+    if !ready() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("capture.pcapng");
+    let pods = Pods::quiet(1);
+    let mut wire = pods.raw().remove(0);
+
+    let daemon = Daemon::start(&pods.fwd, &config(&format!("write: '{}'", file.display())));
+    for n in 0..50 {
+        wire.send(&numbered(n, 0, Mac::BROADCAST, &[]));
+    }
+    wait_for("all are sent", Duration::from_secs(2), || {
+        (daemon.ledger().sent >= 50).then_some(())
+    });
+    daemon.assert_ledger();
+    daemon.stop();
+    let want: Vec<_> = (0..50)
+        .map(|n| numbered(n, 0, Mac::BROADCAST, &[Tag::c(10)]))
+        .collect();
+    assert!(
+        frames(&file) == want,
+        "{} frames, or other bytes",
+        frames(&file).len()
+    );
+
+    let daemon = Daemon::start(
+        &pods.fwd,
+        &config(&format!("read: '{}', rate: 200", file.display())),
+    );
+    let got = wire.all(Duration::from_secs(1));
+    let want: Vec<_> = (0..50).map(|n| numbered(n, 0, Mac::BROADCAST, &[])).collect();
+    assert!(got == want, "{} frames, or other bytes", got.len());
+    daemon.assert_ledger();
+}
