@@ -510,9 +510,11 @@ fn list<'a>(numbers: impl Iterator<Item = &'a u32>) -> String {
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
+    use clearway_wire::MacAddr;
+
     use super::super::ethtool::Queues;
     use super::super::facts::{AttachedProgram, Cores, HugePages, Interrupt};
-    use super::super::links::{Hardware, IfIndex, Mac, OperState, XdpMode};
+    use super::super::links::{Hardware, IfIndex, OperState, XdpMode};
     use super::super::netdev::XdpFeatures;
     use super::*;
 
@@ -521,7 +523,7 @@ pub(super) mod tests {
         Link {
             name: name.to_owned(),
             ifindex: IfIndex(2),
-            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
             ethernet: true,
             mtu: 1500,
             up: true,

@@ -9,9 +9,9 @@ use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
+use clearway_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use super::ethtool::Queues;
@@ -63,55 +63,6 @@ pub(crate) struct IfIndex(pub(crate) u32);
 impl fmt::Display for IfIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
-    }
-}
-
-/// An Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Mac(pub(crate) [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-/// Not six hexadecimal bytes with colons between them.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no MAC address: write six bytes as in 02:00:00:00:00:01")]
-pub(crate) struct MacFormat(String);
-
-impl FromStr for Mac {
-    type Err = MacFormat;
-
-    fn from_str(text: &str) -> Result<Self, MacFormat> {
-        let bytes: Option<Vec<u8>> = text
-            .split(':')
-            .map(|part| {
-                (part.len() == 2)
-                    .then(|| u8::from_str_radix(part, 16).ok())
-                    .flatten()
-            })
-            .collect();
-        bytes
-            .and_then(|b| <[u8; 6]>::try_from(b).ok())
-            .map(Self)
-            .ok_or_else(|| MacFormat(text.to_owned()))
-    }
-}
-
-impl Serialize for Mac {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Mac {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -196,7 +147,7 @@ pub(crate) struct Link {
     /// Its number.
     pub(crate) ifindex: IfIndex,
     /// Its MAC address, if it is an Ethernet interface.
-    pub(crate) mac: Option<Mac>,
+    pub(crate) mac: Option<MacAddr>,
     /// Carries Ethernet frames (`ARPHRD_ETHER`).
     pub(crate) ethernet: bool,
     /// Bytes of the largest L3 packet.
@@ -244,7 +195,7 @@ impl Link {
         let mac = attrs
             .get(ADDRESS)
             .and_then(|a| <[u8; 6]>::try_from(a).ok())
-            .map(Mac);
+            .map(MacAddr);
         let bus = attrs.text(PARENT_DEV_BUS_NAME).zip(attrs.text(PARENT_DEV_NAME));
         Some(Self {
             name: attrs.text(IFNAME)?,
@@ -407,7 +358,7 @@ impl Host {
     }
 
     /// Gives an interface another MAC address. Through [`super::restore::Changes`] only.
-    pub(super) fn set_mac(&mut self, ifindex: IfIndex, mac: Mac) -> Result<(), HostError> {
+    pub(super) fn set_mac(&mut self, ifindex: IfIndex, mac: MacAddr) -> Result<(), HostError> {
         self.change(
             ifindex,
             |m| m.attr(ADDRESS, &mac.0),
@@ -461,7 +412,7 @@ pub(crate) struct LinkState {
     /// Has a carrier.
     pub(crate) carrier: bool,
     /// Its MAC address.
-    pub(crate) mac: Option<Mac>,
+    pub(crate) mac: Option<MacAddr>,
     /// Its MTU.
     pub(crate) mtu: u32,
 }

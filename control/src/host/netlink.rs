@@ -299,7 +299,11 @@ impl Netlink {
         let mut replies = Vec::new();
         let mut interrupted = false;
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
+            let (datagram, _) = match self.socket.recv_from_full() {
+                // A signal whose handler does not restart system calls.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
             for raw in split(&datagram).filter(|raw| raw.sequence == self.sequence) {
                 interrupted |= raw.flags & DUMP_INTERRUPTED != 0;
                 match raw.kind {

@@ -14,8 +14,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::ethtool::{Ethtool, Feature};
-use super::links::{Link, Peer};
-use super::netns::Netns;
+use super::links::{IfIndex, Link};
 use super::restore::Changes;
 use super::{Host, HostError};
 
@@ -110,8 +109,8 @@ fn prepare_peer(host: &mut Host, changes: &mut Changes, link: &Link) -> Option<W
         interface: link.name.clone(),
         why: error.to_string(),
     };
-    let features = match host.peer_features(link) {
-        Ok(Some(features)) => features,
+    let mut peer = match host.veth_peer(link) {
+        Ok(Some(peer)) => peer,
         Ok(None) => {
             return Some(Warning::PeerNotFound {
                 interface: link.name.clone(),
@@ -119,11 +118,15 @@ fn prepare_peer(host: &mut Host, changes: &mut Changes, link: &Link) -> Option<W
         }
         Err(error) => return Some(refused(error)),
     };
+    let features = match peer.features() {
+        Ok(features) => features,
+        Err(error) => return Some(refused(error)),
+    };
     let off: Vec<_> = active(&features, &PEER)
         .filter(|(_, f)| f.changeable)
         .map(|(name, _)| (name, false))
         .collect();
-    changes.set_peer_features(host, &off).err().map(refused)
+    changes.set_peer_features(&mut peer, &off).err().map(refused)
 }
 
 fn active<'a>(
@@ -147,7 +150,7 @@ impl Host {
         self.ethtool.features(link.ifindex)
     }
 
-    /// Turns one feature on or off, by the kernel's name, and makes sure of it.
+    /// Turns features on or off, by the kernel's names, and makes sure of it.
     /// Through [`Changes`] only.
     pub(super) fn set_features(&mut self, link: &Link, wanted: &[(&str, bool)]) -> Result<(), HostError> {
         self.ethtool.set_features(link.ifindex, wanted)?;
@@ -155,43 +158,51 @@ impl Host {
         verify(&link.name, &now, wanted)
     }
 
-    /// The features of a veth's peer; `None` if its namespace was not found.
-    pub(crate) fn peer_features(
-        &mut self,
-        link: &Link,
-    ) -> Result<Option<BTreeMap<String, Feature>>, HostError> {
-        self.at_peer(link, |ethtool, peer| ethtool.features(peer.ifindex))
-    }
-
-    /// Turns features of a veth's peer on or off; `None` if its namespace was not found.
-    /// Through [`Changes`] only.
-    pub(super) fn set_peer_features(
-        &mut self,
-        link: &Link,
-        wanted: &[(&str, bool)],
-    ) -> Result<Option<()>, HostError> {
-        let name = format!("{} (the peer)", link.name);
-        self.at_peer(link, |ethtool, peer| {
-            ethtool.set_features(peer.ifindex, wanted)?;
-            verify(&name, &ethtool.features(peer.ifindex)?, wanted)
-        })
-    }
-
-    fn at_peer<T: Send>(
-        &mut self,
-        link: &Link,
-        work: impl FnOnce(&mut Ethtool, Peer) -> Result<T, HostError> + Send,
-    ) -> Result<Option<T>, HostError> {
+    /// The far end of a veth, wherever it is; `None` if its namespace was not found.
+    pub(crate) fn veth_peer(&mut self, link: &Link) -> Result<Option<VethPeer>, HostError> {
         let Some(peer) = link.veth_peer() else {
             return Ok(None);
         };
-        let Some(netnsid) = peer.netnsid else {
-            return work(&mut self.ethtool, peer).map(Some);
+        let ethtool = match peer.netnsid {
+            None => Ethtool::open()?,
+            Some(netnsid) => match self.find_netns(netnsid)? {
+                Some(netns) => netns.run(Ethtool::open)?,
+                None => return Ok(None),
+            },
         };
-        let Some(netns): Option<Netns> = self.find_netns(netnsid)? else {
-            return Ok(None);
-        };
-        netns.run(move || work(&mut Ethtool::open()?, peer)).map(Some)
+        Ok(Some(VethPeer {
+            name: format!("{} (the peer's end)", link.name),
+            ifindex: peer.ifindex,
+            ethtool,
+        }))
+    }
+}
+
+/// The far end of a veth: a socket that was opened in its namespace, and stays in it on whatever thread it is used.
+///
+/// To be dropped soon: while it is open, the namespace of a pod that has ended does not go away.
+pub(crate) struct VethPeer {
+    name: String,
+    ifindex: IfIndex,
+    ethtool: Ethtool,
+}
+
+impl VethPeer {
+    /// What to call it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its features, by the kernel's names.
+    pub(crate) fn features(&mut self) -> Result<BTreeMap<String, Feature>, HostError> {
+        self.ethtool.features(self.ifindex)
+    }
+
+    /// Turns features on or off and makes sure of it. Through [`Changes`] only.
+    pub(super) fn set_features(&mut self, wanted: &[(&str, bool)]) -> Result<(), HostError> {
+        self.ethtool.set_features(self.ifindex, wanted)?;
+        let now = self.features()?;
+        verify(&self.name, &now, wanted)
     }
 }
 

@@ -21,12 +21,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clearway_wire::MacAddr;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::ethtool::Feature;
-use super::links::{IfIndex, Link, Mac};
+use super::links::{IfIndex, Link};
 use super::napi::NapiKnobs;
+use super::offload::VethPeer;
 use super::{Host, HostError, NetnsInode};
 
 /// Where journals are kept: on a tmpfs, because a reboot undoes every change by itself.
@@ -49,7 +51,7 @@ struct Originals {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    mac: Option<Mac>,
+    mac: Option<MacAddr>,
 }
 
 impl Originals {
@@ -123,21 +125,19 @@ impl Changes {
         self.set_features(host, &[(name, on)])
     }
 
-    /// Turns features of the veth's peer on or off, by the kernel's names; nothing if it cannot be found.
+    /// Turns features of the veth's peer on or off, by the kernel's names.
     pub(crate) fn set_peer_features(
         &mut self,
-        host: &mut Host,
+        peer: &mut VethPeer,
         wanted: &[(&str, bool)],
     ) -> Result<(), HostError> {
-        let Some(now) = host.peer_features(&self.link)? else {
-            return Ok(());
-        };
-        let wanted = differing(&self.link.name, &now, wanted)?;
+        let now = peer.features()?;
+        let wanted = differing(peer.name(), &now, wanted)?;
         if wanted.is_empty() {
             return Ok(());
         }
         self.record(|originals| note(&mut originals.peer_features, &wanted))?;
-        host.set_peer_features(&self.link, &wanted).map(|_| ())
+        peer.set_features(&wanted)
     }
 
     /// Sets the interrupt mitigation.
@@ -177,7 +177,7 @@ impl Changes {
     }
 
     /// Sets the MAC address.
-    pub(crate) fn set_mac(&mut self, host: &mut Host, mac: Mac) -> Result<(), HostError> {
+    pub(crate) fn set_mac(&mut self, host: &mut Host, mac: MacAddr) -> Result<(), HostError> {
         let now = self.current(host)?.mac;
         if now == Some(mac) {
             return Ok(());
@@ -218,7 +218,11 @@ impl Changes {
         };
         let peer = originals.peer_features.clone();
         // A peer that is not found any more went away with its namespace, or will when that ends.
-        if !peer.is_empty() && done(host.set_peer_features(link, &borrowed(&peer)).map(|_| ())) {
+        let mut restore_peer = || match host.veth_peer(link)? {
+            Some(mut end) => end.set_features(&borrowed(&peer)),
+            None => Ok(()),
+        };
+        if !peer.is_empty() && done(restore_peer()) {
             originals.peer_features.clear();
         }
         let own = originals.features.clone();

@@ -11,10 +11,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use clearway_wire::MacAddr;
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::links::{IfIndex, Link, Mac};
+use super::links::{IfIndex, Link};
 use super::netlink::{Attrs, CREATE, DUMP, Message, Refusal, Reply, family, ip_bytes, parse_ip};
 use super::{Host, HostError};
 
@@ -71,9 +72,9 @@ pub(crate) struct NextHop {
     /// Its name.
     pub(crate) interface: String,
     /// Its MAC address.
-    pub(crate) src_mac: Mac,
+    pub(crate) src_mac: MacAddr,
     /// The MAC address of the gateway, or of the remote if it is on link.
-    pub(crate) dst_mac: Mac,
+    pub(crate) dst_mac: MacAddr,
     /// Bytes of the largest IP packet on this path: the interface's, the route's and the discovered MTU.
     pub(crate) mtu: u32,
     /// The gateway; `None`: the remote is on link.
@@ -185,7 +186,7 @@ struct Route {
 #[derive(Debug, Clone, Copy)]
 struct Neighbour {
     state: NeighbourState,
-    mac: Option<Mac>,
+    mac: Option<MacAddr>,
 }
 
 /// `NUD_*`, folded to what matters here.
@@ -425,6 +426,6 @@ fn parse_neighbour(reply: &Reply) -> Option<Neighbour> {
         .attrs(NDMSG_LEN)
         .get(NDA_LLADDR)
         .and_then(|a| <[u8; 6]>::try_from(a).ok())
-        .map(Mac);
+        .map(MacAddr);
     Some(Neighbour { state, mac })
 }
