@@ -93,10 +93,18 @@ pub fn sum(bytes: &[u8]) -> Sum {
     for word in words {
         total += halves(*word);
     }
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        total += halves(last);
+    // Not one copy of variable length: that would be a call to memcpy, dearer than a header's whole sum.
+    let mut rest = rest;
+    if let Some((word, tail)) = rest.split_first_chunk::<4>() {
+        total += u64::from(u32::from_ne_bytes(*word));
+        rest = tail;
+    }
+    if let Some((word, tail)) = rest.split_first_chunk::<2>() {
+        total += u64::from(u16::from_ne_bytes(*word));
+        rest = tail;
+    }
+    if let [last] = rest {
+        total += u64::from(u16::from_ne_bytes([*last, 0]));
     }
     Sum(u64::from(u16::from_be_bytes(Sum(total).fold().to_ne_bytes())))
 }

@@ -291,11 +291,13 @@ mod tests {
         fragment[40..49].copy_from_slice(&[17, 0, 0x10, 0x01, 0, 0, 0, 0, 1]);
         assert!(may_be_answered_with_too_big(&fragment), "a later fragment of UDP");
         fragment[40] = 58;
+        fragment[48] = ECHO_REQUEST;
         assert!(
             !may_be_answered_with_too_big(&fragment),
             "a later fragment of something in ICMPv6"
         );
         fragment[42..44].copy_from_slice(&[0, 1]);
+        fragment[48] = PACKET_TOO_BIG;
         assert!(
             !may_be_answered_with_too_big(&fragment),
             "the first fragment of an ICMPv6 error"

@@ -110,26 +110,29 @@ impl Deref for Outer {
 /// Takes apart the VXLAN packet behind the IP header at `l3_offset` of a frame: [`udp_datagram`], then the VXLAN header.
 /// Which UDP port is VXLAN is for the caller to know: to tell other traffic from broken VXLAN, call [`udp_datagram`],
 /// look at the port, then [`Outer::from_datagram`].
-#[inline]
+#[inline(always)]
 pub fn vxlan_datagram(frame: &[u8], l3_offset: usize) -> Result<Outer, OuterError> {
     Outer::from_datagram(frame, udp_datagram(frame, l3_offset)?)
 }
 
 impl Outer {
-    /// Reads the VXLAN header in the payload of a datagram that [`udp_datagram`] found in `frame`.
-    #[inline]
+    /// Reads the VXLAN header in the payload of a datagram that [`udp_datagram`] found in `frame`, or
+    /// [`udp_datagram_of`](crate::udp::udp_datagram_of) in its first bytes.
+    #[inline(always)]
     pub fn from_datagram(frame: &[u8], datagram: Datagram) -> Result<Self, OuterError> {
         let payload = frame
             .get(datagram.payload_offset..)
             .ok_or(OuterError::Truncated)?;
-        let payload = payload.get(..datagram.payload_len).ok_or(OuterError::Truncated)?;
+        if datagram.payload_len < HEADER_LEN {
+            return Err(OuterError::VxlanTruncated);
+        }
         let header = payload
             .first_chunk::<HEADER_LEN>()
             .ok_or(OuterError::VxlanTruncated)?;
         if header[0] & VNI_VALID == 0 {
             return Err(OuterError::NoVni);
         }
-        let inner_len = payload.len() - HEADER_LEN;
+        let inner_len = datagram.payload_len - HEADER_LEN;
         if inner_len < ethernet::HEADER_LEN {
             return Err(OuterError::InnerTruncated);
         }

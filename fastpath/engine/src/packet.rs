@@ -1,0 +1,118 @@
+//! A packet on its way through the stages: the frame, what we know of it, and what will become of it.
+
+use crate::{BdId, Dest, DropReason, PortId};
+use clearway_io::{BATCH, Frame, FrameBatch};
+
+/// What becomes of a packet. Stages skip packets that are decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet known: the next stage goes on with it.
+    Next,
+    /// To all members of its domain.
+    Flood,
+    /// To one member or tunnel of its domain.
+    Forward(Dest),
+    /// Ready for the wire of this port.
+    Out(PortId),
+    /// Given up; counted and freed by the egress stage.
+    Drop(DropReason),
+    /// Answered by us; freed by the egress stage.
+    Consumed,
+}
+
+/// What is known of a packet. Offsets count from the first byte of the frame as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Destination MAC address, in the low 48 bits.
+    pub dst: u64,
+    /// Source MAC address, in the low 48 bits.
+    pub src: u64,
+    /// FDB line of (domain, source): computed and prefetched ahead of use.
+    pub src_line: u32,
+    /// FDB line of (domain, destination).
+    pub dst_line: u32,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Where it came from inside its domain.
+    pub source: Dest,
+    /// Its bridge domain.
+    pub bd: BdId,
+    /// TCI of the outer tag that was removed, for its priority.
+    pub outer_tci: u16,
+    /// TCI of the second tag that was removed.
+    pub inner_tci: u16,
+}
+
+const _: () = assert!(size_of::<Meta>() <= 56);
+
+impl Meta {
+    /// A packet of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        dst: 0,
+        src: 0,
+        src_line: 0,
+        dst_line: 0,
+        verdict: Verdict::Next,
+        source: Dest::Member(crate::MemberId(0)),
+        bd: BdId(0),
+        outer_tci: 0,
+        inner_tci: 0,
+    };
+
+    /// The key of the source address.
+    #[inline(always)]
+    pub(crate) fn src_key(&self) -> crate::FdbKey {
+        crate::FdbKey::new(self.bd, self.src)
+    }
+
+    /// The key of the destination address.
+    #[inline(always)]
+    pub(crate) fn dst_key(&self) -> crate::FdbKey {
+        crate::FdbKey::new(self.bd, self.dst)
+    }
+}
+
+/// The packets of one receive call: frames and what is known of them, side by side.
+pub struct Batch {
+    /// The frames, as the port gave them.
+    pub frames: FrameBatch,
+    /// Entry `i` is about frame `i`.
+    pub meta: Box<[Meta; BATCH]>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            frames: FrameBatch::new(),
+            meta: Box::new([Meta::UNKNOWN; BATCH]),
+        }
+    }
+}
+
+impl Batch {
+    /// Number of packets.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there is none.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// All packets.
+    #[inline(always)]
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = (&mut Frame, &mut Meta)> {
+        self.frames.iter_mut().zip(self.meta.iter_mut())
+    }
+
+    /// Packets that no stage has decided about.
+    #[inline(always)]
+    pub(crate) fn undecided(&mut self) -> impl Iterator<Item = (&mut Frame, &mut Meta)> {
+        self.all().filter(|(_, meta)| meta.verdict == Verdict::Next)
+    }
+}

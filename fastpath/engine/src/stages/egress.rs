@@ -1,0 +1,77 @@
+//! Tags frames for their port and queues them there; counts and frees what was given up. The end of every
+//! packet's way through the stages.
+
+use super::{Cx, encap};
+use crate::packet::{Batch, Meta, Verdict};
+use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
+use clearway_io::Frame;
+use clearway_wire::vlan::{TAG_LEN, push_tag};
+
+pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
+    let snapshot = cx.snapshot;
+    let Batch { frames, meta } = batch;
+    for (mut frame, meta) in frames.drain(..).zip(meta.iter()) {
+        match meta.verdict {
+            Verdict::Forward(Dest::Member(id)) => match snapshot.domain(meta.bd) {
+                Some(domain) => to_member(cx, frame, meta, domain, id),
+                None => cx.drop(frame, DropReason::NoDomain),
+            },
+            Verdict::Out(port) => queue(cx, frame, port),
+            Verdict::Drop(reason) => cx.drop(frame, reason),
+            Verdict::Consumed => {
+                cx.ledger.consumed += 1;
+                cx.pools.free(frame);
+            }
+            // No stage leaves these; should one, the frame is accounted for all the same.
+            Verdict::Next | Verdict::Flood | Verdict::Forward(Dest::Tunnel(_)) => {
+                frame.truncate(0);
+                cx.drop(frame, DropReason::NoDomain);
+            }
+        }
+    }
+}
+
+/// Sends one frame to a place of a domain: what the stages do with a batch, for copies and frames of our own.
+pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: Dest) {
+    match to {
+        Dest::Member(id) => to_member(cx, frame, meta, domain, id),
+        Dest::Tunnel(id) => match encap::one(cx, &mut frame, meta, domain, id) {
+            Ok(port) => queue(cx, frame, port),
+            Err(reason) => cx.drop(frame, reason),
+        },
+    }
+}
+
+/// The port that leads to a place.
+pub(super) fn port_of(cx: &Cx<'_>, domain: &Domain, to: Dest) -> Option<PortId> {
+    match to {
+        Dest::Member(id) => domain.member(id).map(|member| member.port),
+        Dest::Tunnel(id) => cx.snapshot.tunnel(id).map(|tunnel| tunnel.port),
+    }
+}
+
+#[inline(always)]
+fn to_member(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, id: MemberId) {
+    let Some(member) = domain.member(id) else {
+        return cx.drop(frame, DropReason::NoDomain);
+    };
+    if member.tags.outer.is_some() && !push_tags(&mut frame, &member.tags, meta) {
+        return cx.drop(frame, DropReason::NoHeadroom);
+    }
+    queue(cx, frame, member.port);
+}
+
+fn push_tags(frame: &mut Frame, rule: &TagRule, meta: &Meta) -> bool {
+    let (outer, inner) = rule.tags(meta.outer_tci, meta.inner_tci);
+    [inner, outer]
+        .into_iter()
+        .flatten()
+        .all(|tag| frame.push_front(TAG_LEN as u32) && push_tag(frame.bytes_mut(), tag))
+}
+
+#[inline(always)]
+fn queue(cx: &mut Cx<'_>, frame: Frame, port: PortId) {
+    if let Err((frame, reason)) = cx.tx.push(port, frame) {
+        cx.drop(frame, reason);
+    }
+}

@@ -1,0 +1,50 @@
+//! Puts frames that go to a remote VTEP into VXLAN (RFC 7348 §5): the tunnel's precomputed headers, the VNI
+//! of the domain, a source port from the inner flow.
+
+use super::{Cx, too_big};
+use crate::packet::{Batch, Meta, Verdict};
+use crate::{Dest, Domain, DropReason, PortId, TunnelId};
+use clearway_io::Frame;
+
+pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
+    let snapshot = cx.snapshot;
+    for (frame, meta) in batch.all() {
+        let Verdict::Forward(Dest::Tunnel(id)) = meta.verdict else {
+            continue;
+        };
+        let Some(domain) = snapshot.domain(meta.bd) else {
+            meta.verdict = Verdict::Drop(DropReason::NoDomain);
+            continue;
+        };
+        meta.verdict = match one(cx, frame, meta, domain, id) {
+            Ok(port) => Verdict::Out(port),
+            Err(reason) => Verdict::Drop(reason),
+        };
+    }
+}
+
+/// Encapsulates one frame; gives the port that leads to the remote.
+#[inline(always)]
+pub(super) fn one(
+    cx: &mut Cx<'_>,
+    frame: &mut Frame,
+    meta: &Meta,
+    domain: &Domain,
+    id: TunnelId,
+) -> Result<PortId, DropReason> {
+    let snapshot = cx.snapshot;
+    let (Some(tunnel), Some(vni)) = (snapshot.tunnel(id), domain.vni) else {
+        return Err(DropReason::NoDomain);
+    };
+    let Some(rewrite) = &tunnel.rewrite else {
+        return Err(DropReason::TunnelUnresolved);
+    };
+    if frame.len() > tunnel.max_inner {
+        too_big::report(cx, frame, meta, domain, tunnel.max_inner);
+        return Err(DropReason::TunnelMtu);
+    }
+    if !rewrite.push(frame, vni) {
+        return Err(DropReason::NoHeadroom);
+    }
+    Ok(tunnel.port)
+}

@@ -1,0 +1,59 @@
+//! Replicates broadcast, multicast and unknown frames to the members and remotes of their domain (head-end
+//! replication, RFC 7348 §4.2). Copies go out at once; the last destination gets the original.
+
+use super::{Cx, egress, lookup, suppress};
+use crate::packet::{Batch, Meta, Verdict};
+use crate::storm::FloodClass;
+use crate::{Dest, Domain, DropReason, MemberId};
+use clearway_io::Frame;
+
+pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
+    for (frame, meta) in batch.all().filter(|(_, meta)| meta.verdict == Verdict::Flood) {
+        meta.verdict = one(cx, frame, meta);
+    }
+}
+
+fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
+    let snapshot = cx.snapshot;
+    let Some(domain) = snapshot.domain(meta.bd) else {
+        return Verdict::Drop(DropReason::NoDomain);
+    };
+    let limits = &cx.conf.storm;
+    if let Err(reason) = cx.storm.admit(FloodClass::of(meta.dst), limits, cx.now.ns) {
+        return Verdict::Drop(reason);
+    }
+    if suppress::answered(cx, domain, frame, meta) {
+        return Verdict::Consumed;
+    }
+    let mut targets = targets(domain, meta.source).peekable();
+    let Some(mut target) = targets.next() else {
+        return Verdict::Drop(DropReason::NoDestination);
+    };
+    while let Some(next) = targets.next() {
+        copy_to(cx, frame, meta, domain, target);
+        target = next;
+    }
+    Verdict::Forward(target)
+}
+
+/// Everywhere but back.
+fn targets(domain: &Domain, source: Dest) -> impl Iterator<Item = Dest> {
+    let members = (0..domain.members.len() as u16)
+        .filter(|id| domain.members[usize::from(*id)].is_some())
+        .map(|id| Dest::Member(MemberId(id)));
+    members
+        .chain(domain.remotes.iter().copied().map(Dest::Tunnel))
+        .filter(move |to| lookup::forbidden(domain, source, *to).is_none())
+}
+
+fn copy_to(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domain, target: Dest) {
+    let region = egress::port_of(cx, domain, target).and_then(|port| cx.tx.region(port));
+    // A port without a queue here copies for itself, if it must.
+    let region = region.or(frame.region());
+    // A copy that there is no chunk for counts as made and dropped: the ledger shows what was lost.
+    cx.ledger.replicated += 1;
+    match region.and_then(|region| cx.pools.copy(frame, region)) {
+        Some(copy) => egress::emit(cx, copy, meta, domain, target),
+        None => cx.drop(Frame::default(), DropReason::NoChunks),
+    }
+}

@@ -1,0 +1,105 @@
+//! Finds the bridge domain of every frame from its port and tags (IEEE 802.1Q §6.9), and removes the tags
+//! that said so.
+
+use super::Cx;
+use crate::packet::{Batch, Meta, Verdict};
+use crate::{Dest, DropReason, Place, Service, VidTable};
+use clearway_io::Frame;
+use clearway_wire::vlan::{TAG_LEN, pop_tag};
+use clearway_wire::{EtherType, Tags, parse_tags};
+
+pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
+    // Frames out of a tunnel have their domain already.
+    let packets = batch.undecided().filter(|(_, meta)| meta.bd.0 == 0);
+    match &cx.conf.service {
+        Service::Access(place) => packets.for_each(|(frame, meta)| access(frame, meta, *place)),
+        Service::Tunnel(place) => packets.for_each(|(_, meta)| enter(meta, *place)),
+        Service::Trunk { native, vids } => {
+            packets.for_each(|(frame, meta)| trunk(frame, meta, *native, vids));
+        }
+        Service::None | Service::CrossConnect(_) => {
+            packets.for_each(|(_, meta)| meta.verdict = Verdict::Drop(DropReason::NoService));
+        }
+    }
+}
+
+#[inline(always)]
+fn enter(meta: &mut Meta, place: Place) {
+    meta.bd = place.bd;
+    meta.source = Dest::Member(place.member);
+}
+
+#[inline(always)]
+fn access(frame: &mut Frame, meta: &mut Meta, place: Place) {
+    // parse saw 14 bytes.
+    let ethertype = frame
+        .bytes()
+        .get(12..14)
+        .map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+    if EtherType(ethertype).is_tag() {
+        return tagged_access(frame, meta, place);
+    }
+    enter(meta, place);
+}
+
+/// A priority tag (VID 0) is as good as none; any other is not for an access port.
+#[cold]
+fn tagged_access(frame: &mut Frame, meta: &mut Meta, place: Place) {
+    match parse_tags(frame.bytes()).outer {
+        None => meta.verdict = Verdict::Drop(DropReason::Truncated),
+        Some(tag) if tag.tci.is_priority_tag() => {
+            meta.outer_tci = tag.tci.0;
+            pop(frame, meta, 1);
+            enter(meta, place);
+        }
+        Some(_) => meta.verdict = Verdict::Drop(DropReason::VlanNotAllowed),
+    }
+}
+
+#[inline]
+fn trunk(frame: &mut Frame, meta: &mut Meta, native: Option<Place>, vids: &VidTable) {
+    let Tags {
+        outer,
+        inner,
+        truncated,
+        ..
+    } = parse_tags(frame.bytes());
+    if truncated {
+        meta.verdict = Verdict::Drop(DropReason::Truncated);
+        return;
+    }
+    let (place, pops) = match outer {
+        None => (native, 0),
+        Some(tag) if tag.tci.is_priority_tag() => (native, 1),
+        Some(tag) => match vids.classify(tag, inner) {
+            Some((place, pops)) => (Some(place), pops),
+            None => {
+                meta.verdict = Verdict::Drop(DropReason::VlanNotAllowed);
+                return;
+            }
+        },
+    };
+    let Some(place) = place else {
+        meta.verdict = Verdict::Drop(DropReason::UntaggedNotAllowed);
+        return;
+    };
+    meta.outer_tci = outer.map_or(0, |tag| tag.tci.0);
+    // A frame that gets a second tag elsewhere has its one priority in both.
+    meta.inner_tci = if pops == 2 {
+        inner.map_or(0, |tag| tag.tci.0)
+    } else {
+        meta.outer_tci
+    };
+    pop(frame, meta, pops);
+    enter(meta, place);
+}
+
+#[inline]
+fn pop(frame: &mut Frame, meta: &mut Meta, tags: u8) {
+    for _ in 0..tags {
+        if pop_tag(frame.bytes_mut()).is_none() || !frame.advance(TAG_LEN as u32) {
+            meta.verdict = Verdict::Drop(DropReason::Truncated);
+            return;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Token buckets that limit what a port floods.
+
+use crate::{DropReason, StormLimits};
+
+/// A second's tokens, at most; refilled by the clock of the turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// Tokens × 10⁹.
+    level: u64,
+    last_ns: u64,
+}
+
+const TOKEN: u64 = 1_000_000_000;
+/// A bucket holds what its rate gives in this time, and at least [`MIN_BURST`] tokens.
+const BURST_NS: u64 = 100_000_000;
+const MIN_BURST: u64 = 16;
+
+impl Bucket {
+    #[inline]
+    fn take(&mut self, rate: u32, now_ns: u64) -> bool {
+        let rate = u64::from(rate);
+        let full = (rate * BURST_NS).max(MIN_BURST * TOKEN);
+        // A bucket that was never used starts full.
+        let elapsed = if self.last_ns == 0 {
+            u64::MAX
+        } else {
+            now_ns.saturating_sub(self.last_ns)
+        };
+        self.level = full.min(self.level.saturating_add(elapsed.saturating_mul(rate)));
+        self.last_ns = now_ns.max(1);
+        match self.level.checked_sub(TOKEN) {
+            Some(rest) => {
+                self.level = rest;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What kind of frame is to be flooded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloodClass {
+    Broadcast,
+    Multicast,
+    Unknown,
+}
+
+impl FloodClass {
+    #[inline(always)]
+    pub(crate) fn of(dst: u64) -> Self {
+        if dst == 0xffff_ffff_ffff {
+            Self::Broadcast
+        } else if dst >> 40 & 1 == 1 {
+            Self::Multicast
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+/// The buckets of one port on one worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Storm {
+    broadcast: Bucket,
+    multicast: Bucket,
+    unknown: Bucket,
+}
+
+impl Storm {
+    /// Whether one more frame of this class may be flooded now; else why not.
+    #[inline]
+    pub(crate) fn admit(
+        &mut self,
+        class: FloodClass,
+        limits: &StormLimits,
+        now_ns: u64,
+    ) -> Result<(), DropReason> {
+        let (bucket, limit, reason) = match class {
+            FloodClass::Broadcast => (&mut self.broadcast, limits.broadcast, DropReason::StormBroadcast),
+            FloodClass::Multicast => (&mut self.multicast, limits.multicast, DropReason::StormMulticast),
+            FloodClass::Unknown => (&mut self.unknown, limits.unknown, DropReason::StormUnknown),
+        };
+        match limit {
+            Some(rate) if !bucket.take(rate, now_ns) => Err(reason),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_its_burst_then_its_rate() {
+        let limits = StormLimits {
+            broadcast: Some(1000),
+            ..StormLimits::default()
+        };
+        let mut storm = Storm::default();
+        let mut count = |n: u64, now: u64| {
+            (0..n)
+                .filter(|_| storm.admit(FloodClass::Broadcast, &limits, now).is_ok())
+                .count()
+        };
+        assert_eq!(count(500, 5 * TOKEN), 100, "a tenth of a second's worth at once");
+        assert_eq!(count(500, 5 * TOKEN + TOKEN / 100), 10);
+        assert_eq!(count(500, 900 * TOKEN), 100, "idle time is not saved up");
+        assert!(
+            storm.admit(FloodClass::Unknown, &limits, 900 * TOKEN).is_ok(),
+            "not limited"
+        );
+    }
+
+    #[test]
+    fn classes_follow_the_group_bit() {
+        assert_eq!(FloodClass::of(0xffff_ffff_ffff), FloodClass::Broadcast);
+        assert_eq!(FloodClass::of(0x0100_5e00_0001), FloodClass::Multicast);
+        assert_eq!(FloodClass::of(0x0200_0000_0001), FloodClass::Unknown);
+    }
+}

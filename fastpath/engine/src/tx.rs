@@ -1,0 +1,105 @@
+//! Frames that wait, within a turn, for the end of their batch: one list per output port.
+
+use crate::{DropReason, PortId, WorkerId};
+use clearway_io::{BATCH, Frame, RegionId};
+
+/// Frames that a list takes between two flushes. A batch adds one frame per packet and member behind the
+/// port, so only a port that is several members of one domain can fill more than [`BATCH`].
+const LIST: usize = 4 * BATCH;
+
+/// How this worker reaches a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Route {
+    /// It can't: the port is down or unknown.
+    #[default]
+    None,
+    /// Through its own queue with this index.
+    Local(usize),
+    /// Through another worker, which has a queue of the port.
+    Remote(WorkerId),
+}
+
+#[derive(Default)]
+struct TxList {
+    frames: Vec<Frame>,
+    route: Route,
+    region: Option<RegionId>,
+    /// Largest frame in bytes that the port sends.
+    max_frame: u32,
+}
+
+/// The lists of a worker, by port.
+#[derive(Default)]
+pub(crate) struct TxQueues {
+    lists: Vec<TxList>,
+    /// Ports whose list is not empty.
+    dirty: Vec<PortId>,
+}
+
+impl TxQueues {
+    fn list_mut(&mut self, port: PortId) -> &mut TxList {
+        if self.lists.len() <= port.index() {
+            self.lists.resize_with(port.index() + 1, TxList::default);
+        }
+        &mut self.lists[port.index()]
+    }
+
+    /// Sets how a port is reached. Makes room, so that the packet path allocates nothing.
+    pub(crate) fn set_route(&mut self, port: PortId, route: Route, region: Option<RegionId>) {
+        let list = self.list_mut(port);
+        (list.route, list.region) = (route, region);
+        if route != Route::None {
+            list.frames.reserve_exact(LIST - list.frames.len());
+        }
+        let lists = self.lists.len();
+        self.dirty.reserve(lists);
+    }
+
+    /// Sets the largest L3 packet of a port. Its frames may be an Ethernet header and one tag longer: what the
+    /// kernel lets a device of that MTU send (`__is_skb_forwardable`).
+    pub(crate) fn set_mtu(&mut self, port: PortId, mtu: u32) {
+        self.list_mut(port).max_frame = mtu.saturating_add(18);
+    }
+
+    pub(crate) fn route(&self, port: PortId) -> Route {
+        self.lists
+            .get(port.index())
+            .map_or(Route::None, |list| list.route)
+    }
+
+    /// The region whose frames the port sends without a copy, if its queue is ours.
+    #[inline]
+    pub(crate) fn region(&self, port: PortId) -> Option<RegionId> {
+        self.lists.get(port.index())?.region
+    }
+
+    /// Queues a frame for a port.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        let Some(list) = self.lists.get_mut(port.index()) else {
+            return Err((frame, DropReason::TxDown));
+        };
+        if list.route == Route::None {
+            return Err((frame, DropReason::TxDown));
+        }
+        if frame.len() > list.max_frame {
+            return Err((frame, DropReason::PortMtu));
+        }
+        if list.frames.len() >= LIST {
+            return Err((frame, DropReason::TxFull));
+        }
+        if list.frames.is_empty() {
+            self.dirty.push(port);
+        }
+        list.frames.push(frame);
+        Ok(())
+    }
+
+    /// The next port that has frames waiting, with its list; the caller empties it.
+    #[inline]
+    pub(crate) fn next_dirty(&mut self) -> Option<(PortId, Route, &mut Vec<Frame>)> {
+        let port = self.dirty.pop()?;
+        let list = self.lists.get_mut(port.index())?;
+        Some((port, list.route, &mut list.frames))
+    }
+}

@@ -1,0 +1,637 @@
+//! A worker: one thread, pinned to one core, that owns its queues, pools and counters and runs the loop.
+//!
+//! ```text
+//!   turn:  commands → for each active queue: rx_batch → stages → tx_batch → frames from other workers → end
+//!                                                                                    (turn boundary)
+//! ```
+//!
+//! Thread rules: everything here belongs to the worker's thread. It shares the FDB with the other workers,
+//! its [`WorkerStatus`] with control (relaxed counters), and queues with one writer and one reader. Nothing
+//! on a packet's way takes a lock, allocates, makes a system call other than the port's own, or reads a clock
+//! (once a turn). What control wants is applied between two turns, so the world is constant during one.
+
+use crate::counters::Ledger;
+use crate::message::{Command, Event};
+use crate::packet::Batch;
+use crate::stages::{Cx, Now};
+use crate::storm::Storm;
+use crate::tx::{Route, TxQueues};
+use crate::{DropReason, Fdb, PortConf, PortCounters, PortId, Snapshot, WorkerId, pipeline};
+use clearway_io::{AnyPort, BATCH, EventFd, Frame, PoolSet, Port, RegionId};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rtrb::{Consumer, Producer};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+/// What a worker does when nothing arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Poll on: the shortest reaction, a whole core.
+    Spin,
+    /// After [`SPIN_BEFORE_SLEEP`] without a frame, sleep until one arrives.
+    #[default]
+    Adaptive,
+}
+
+/// An adaptive worker polls this long without a frame before it sleeps: longer than the gap between the
+/// packets of a ping-pong, shorter than anything an idle core is charged for.
+pub const SPIN_BEFORE_SLEEP: Duration = Duration::from_micros(100);
+
+/// A sleeping worker wakes at least this often: for storm clocks and statistics of rings.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// Up to this many queues all are polled every turn. With more, those with nothing to do for
+/// [`TURNS_BEFORE_PARKING`] turns are parked: watched by epoll instead.
+const ALWAYS_POLLED: usize = 16;
+const TURNS_BEFORE_PARKING: u32 = 512;
+/// While it is busy, a worker asks epoll about parked queues every so many turns.
+const TURNS_BETWEEN_LOOKS: u64 = 16;
+
+const WAKE: Token = Token(usize::MAX);
+
+/// A frame on its way to the worker that has its port.
+pub(crate) type Handed = (PortId, Frame);
+
+/// What control and other workers see of a worker.
+#[derive(Debug)]
+pub struct WorkerStatus {
+    /// Epoch of the tables in use.
+    pub(crate) epoch: AtomicU64,
+    /// Turns begun.
+    pub(crate) turns: AtomicU64,
+    /// Nanoseconds in turns that moved frames.
+    pub(crate) busy_ns: AtomicU64,
+    /// Times it went to sleep.
+    pub(crate) sleeps: AtomicU64,
+    pub(crate) sleeping: AtomicBool,
+    pub(crate) wake: EventFd,
+}
+
+impl WorkerStatus {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoch: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            sleeps: AtomicU64::new(0),
+            sleeping: AtomicBool::new(false),
+            wake: EventFd::new()?,
+        })
+    }
+
+    /// Wakes the worker if it sleeps, after something was put into one of its queues.
+    pub(crate) fn wake(&self) {
+        // Pairs with the fence in `sleep`: either we see the flag or it sees what we put.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) {
+            self.wake.signal();
+        }
+    }
+}
+
+/// One queue of a port, with all that belongs to it on this worker.
+struct Queue {
+    port: PortId,
+    number: u16,
+    io: Box<AnyPort>,
+    region: Option<RegionId>,
+    conf: Arc<PortConf>,
+    counters: Arc<PortCounters>,
+    storm: Storm,
+    idle_turns: u32,
+    active: bool,
+    faulted: bool,
+}
+
+/// The queues between two workers, from one's point of view.
+pub(crate) struct PeerLink {
+    pub(crate) to: Producer<Handed>,
+    pub(crate) from: Consumer<Handed>,
+    pub(crate) status: Arc<WorkerStatus>,
+}
+
+/// See the module's text.
+pub struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) idle: Idle,
+    pub(crate) commands: Consumer<Command>,
+    pub(crate) events: Producer<Event>,
+    /// Events that the queue had no room for.
+    pub(crate) backlog: VecDeque<Event>,
+    pub(crate) status: Arc<WorkerStatus>,
+    pub(crate) fdb: Arc<Fdb>,
+    /// By worker; none for ourselves.
+    pub(crate) peers: Vec<Option<PeerLink>>,
+    pub(crate) started: Instant,
+    queues: Vec<Option<Queue>>,
+    active: Vec<usize>,
+    /// Workers that send for ports without a queue here, by port.
+    remotes: Vec<Option<WorkerId>>,
+    snapshot: Arc<Snapshot>,
+    pools: PoolSet,
+    tx: TxQueues,
+    ledger: Ledger,
+    /// Drops that belong to no port of this worker.
+    counters: Arc<PortCounters>,
+    batch: Batch,
+    poll: Poll,
+    poll_events: Events,
+    now: Now,
+    moved_last: bool,
+    stopping: bool,
+    default_conf: Arc<PortConf>,
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) id: WorkerId,
+    pub(crate) idle: Idle,
+    pub(crate) commands: Consumer<Command>,
+    pub(crate) events: Producer<Event>,
+    pub(crate) status: Arc<WorkerStatus>,
+    pub(crate) fdb: Arc<Fdb>,
+    pub(crate) peers: Vec<Option<PeerLink>>,
+    pub(crate) counters: Arc<PortCounters>,
+    pub(crate) started: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let Parts {
+            id,
+            idle,
+            commands,
+            events,
+            status,
+            fdb,
+            peers,
+            counters,
+            started,
+        } = parts;
+        let poll = Poll::new()?;
+        let wake = status.wake.as_fd().as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
+        Ok(Self {
+            id,
+            idle,
+            commands,
+            events,
+            backlog: VecDeque::new(),
+            status,
+            fdb,
+            peers,
+            started,
+            queues: Vec::new(),
+            active: Vec::new(),
+            remotes: Vec::new(),
+            snapshot: Arc::default(),
+            pools: PoolSet::new(),
+            tx: TxQueues::default(),
+            ledger: Ledger::default(),
+            counters,
+            batch: Batch::default(),
+            poll,
+            poll_events: Events::with_capacity(256),
+            now: Now::default(),
+            moved_last: false,
+            stopping: false,
+            default_conf: Arc::default(),
+        })
+    }
+
+    /// Runs until control says stop.
+    pub fn run(mut self) {
+        let mut idle_since: Option<u64> = None;
+        while !self.stopping {
+            if self.turn() > 0 {
+                idle_since = None;
+                continue;
+            }
+            let since = *idle_since.get_or_insert(self.now.ns);
+            match self.idle {
+                Idle::Spin => std::hint::spin_loop(),
+                Idle::Adaptive if self.now.ns - since >= SPIN_BEFORE_SLEEP.as_nanos() as u64 => {
+                    self.sleep();
+                    idle_since = None;
+                }
+                Idle::Adaptive => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// One turn; gives the number of frames that moved. For tests and benches that run a worker on their own
+    /// thread; others call [`Worker::run`].
+    pub fn turn(&mut self) -> usize {
+        self.read_clock();
+        if !self.commands.is_empty() || !self.backlog.is_empty() {
+            self.apply_commands();
+        }
+        let mut moved = 0;
+        let mut i = 0;
+        while let Some(&index) = self.active.get(i) {
+            moved += self.serve(index);
+            // A queue that was parked gave its place in the list to the last one.
+            i += usize::from(self.active.get(i) == Some(&index));
+        }
+        moved += self.take_handed();
+        let turns = self.status.turns.load(Ordering::Relaxed) + 1;
+        if self.active.len() < self.queues.len() && turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
+            self.look_at_parked(Some(Duration::ZERO));
+        }
+        self.moved_last = moved > 0;
+        // Release: who sees the new number sees all that this turn did.
+        self.status.turns.store(turns, Ordering::Release);
+        moved
+    }
+
+    fn read_clock(&mut self) {
+        let ns = self.started.elapsed().as_nanos() as u64;
+        if self.moved_last {
+            let busy = &self.status.busy_ns;
+            busy.store(busy.load(Ordering::Relaxed) + ns - self.now.ns, Ordering::Relaxed);
+        }
+        let s = (ns / 1_000_000_000) as u16;
+        if s != self.now.s {
+            self.read_losses();
+        }
+        self.now = Now { ns, s };
+    }
+
+    /// Once a second: what the rings lost by themselves.
+    fn read_losses(&mut self) {
+        for queue in self.queues.iter_mut().flatten() {
+            let lost = queue.io.rx_lost();
+            queue.counters.rx_missed.set(lost.missed);
+            queue.counters.rx_invalid.set(lost.invalid);
+        }
+    }
+
+    /// One batch from one queue.
+    #[inline]
+    fn serve(&mut self, index: usize) -> usize {
+        let Some(queue) = self.queues[index].as_mut() else {
+            return 0;
+        };
+        queue.io.reclaim(&mut self.pools);
+        let n = queue.io.rx_batch(&mut self.pools, &mut self.batch.frames);
+        if n == 0 {
+            self.nothing_there(index);
+            return 0;
+        }
+        queue.idle_turns = 0;
+        let bytes: u64 = self.batch.frames.iter().map(|frame| u64::from(frame.len())).sum();
+        queue.counters.rx_packets.add(n as u64);
+        queue.counters.rx_bytes.add(bytes);
+        self.ledger.received += n as u64;
+        let mut cx = Cx {
+            snapshot: &self.snapshot,
+            fdb: &self.fdb,
+            pools: &mut self.pools,
+            tx: &mut self.tx,
+            ledger: &mut self.ledger,
+            now: self.now,
+            port: queue.port,
+            conf: &queue.conf,
+            counters: &queue.counters,
+            storm: &mut queue.storm,
+            region: queue.region,
+        };
+        pipeline::run(&mut cx, &mut self.batch);
+        self.flush();
+        n
+    }
+
+    #[cold]
+    fn fault(&mut self, index: usize) {
+        let Some(queue) = self.queues[index].as_mut() else {
+            return;
+        };
+        queue.faulted = true;
+        let reason = queue.io.fault().map(ToString::to_string).unwrap_or_default();
+        let (port, queue) = (queue.port, queue.number);
+        self.park(index);
+        self.route(port);
+        self.tell(Event::Fault { port, queue, reason });
+    }
+
+    #[inline]
+    fn nothing_there(&mut self, index: usize) {
+        let many = self.queues.len() > ALWAYS_POLLED;
+        let Some(queue) = self.queues[index].as_mut() else {
+            return;
+        };
+        if queue.io.fault().is_some() && !queue.faulted {
+            return self.fault(index);
+        }
+        queue.idle_turns = queue.idle_turns.saturating_add(1);
+        if many && queue.idle_turns >= TURNS_BEFORE_PARKING && queue.io.wait_fd().is_some() && !queue.io.arm()
+        {
+            self.park(index);
+        }
+    }
+
+    fn park(&mut self, index: usize) {
+        if let Some(queue) = self.queues[index].as_mut() {
+            queue.active = false;
+        }
+        if let Some(at) = self.active.iter().position(|i| *i == index) {
+            self.active.swap_remove(at);
+        }
+    }
+
+    fn activate(&mut self, index: usize) {
+        if let Some(Some(queue)) = self.queues.get_mut(index) {
+            if !queue.active && !queue.faulted {
+                queue.active = true;
+                queue.idle_turns = 0;
+                self.active.push(index);
+            }
+        }
+    }
+
+    /// Asks epoll which parked queues have something; waits for it if told so.
+    fn look_at_parked(&mut self, wait: Option<Duration>) {
+        // EINTR is as good as nothing there.
+        if self.poll.poll(&mut self.poll_events, wait).is_err() {
+            return;
+        }
+        let events = std::mem::replace(&mut self.poll_events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                WAKE => self.status.wake.clear(),
+                Token(index) => self.activate(index),
+            }
+        }
+        self.poll_events = events;
+    }
+
+    /// Sends what waits for its ports; what they refuse is dropped, counted and freed at once.
+    #[inline]
+    fn flush(&mut self) {
+        while let Some((port, route, frames)) = self.tx.next_dirty() {
+            let (counters, reason) = match route {
+                Route::Local(index) => match self.queues.get_mut(index).and_then(Option::as_mut) {
+                    Some(queue) => {
+                        let sent = queue.io.tx_batch(&mut self.pools, frames);
+                        queue.counters.tx_packets.add(sent.packets);
+                        queue.counters.tx_bytes.add(sent.bytes);
+                        self.ledger.sent += sent.packets;
+                        (&queue.counters, DropReason::TxFull)
+                    }
+                    None => (&self.counters, DropReason::TxDown),
+                },
+                Route::Remote(worker) => match self.peers.get_mut(usize::from(worker.0)) {
+                    Some(Some(peer)) => {
+                        self.ledger.handed_out += hand_over(peer, port, frames);
+                        (&self.counters, DropReason::HandoffFull)
+                    }
+                    _ => (&self.counters, DropReason::TxDown),
+                },
+                Route::None => (&self.counters, DropReason::TxDown),
+            };
+            if !frames.is_empty() {
+                let refused = frames.len() as u64;
+                self.ledger.drops[reason as usize] += refused;
+                counters.drops.of(reason).add(refused);
+                frames.drain(..).for_each(|frame| self.pools.free(frame));
+            }
+        }
+    }
+
+    /// Frames that other workers have for our ports.
+    #[inline]
+    fn take_handed(&mut self) -> usize {
+        let mut taken = 0;
+        for peer in self.peers.iter_mut().flatten() {
+            for _ in 0..BATCH {
+                let Ok((port, frame)) = peer.from.pop() else { break };
+                taken += 1;
+                let result = match self.tx.route(port) {
+                    Route::Local(_) => self.tx.push(port, frame),
+                    // It moved on: handing it about could go round in circles.
+                    Route::Remote(_) | Route::None => Err((frame, DropReason::TxDown)),
+                };
+                if let Err((frame, reason)) = result {
+                    self.ledger.drops[reason as usize] += 1;
+                    self.counters.drops.of(reason).add(1);
+                    self.pools.free(frame);
+                }
+            }
+        }
+        if taken > 0 {
+            self.ledger.handed_in += taken as u64;
+            self.flush();
+        }
+        taken
+    }
+
+    /// Sleeps until a frame, a command or a frame from another worker arrives: ask for the notification,
+    /// fence, look again, sleep.
+    fn sleep(&mut self) {
+        self.status.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let mut there = !self.commands.is_empty();
+        there |= self.peers.iter().flatten().any(|peer| !peer.from.is_empty());
+        for queue in self.queues.iter_mut().flatten().filter(|queue| !queue.faulted) {
+            // A port that can't be waited for keeps its worker awake.
+            there |= queue.io.arm() || queue.io.wait_fd().is_none();
+        }
+        if !there {
+            self.status.sleeps.fetch_add(1, Ordering::Relaxed);
+            self.look_at_parked(Some(LONGEST_SLEEP));
+        }
+        self.status.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.backlog.push_back(event);
+        while let Some(event) = self.backlog.pop_front() {
+            if let Err(rtrb::PushError::Full(event)) = self.events.push(event) {
+                self.backlog.push_front(event);
+                break;
+            }
+        }
+    }
+
+    #[cold]
+    fn apply_commands(&mut self) {
+        if let Some(event) = self.backlog.pop_front() {
+            self.tell_first(event);
+        }
+        while let Ok(command) = self.commands.pop() {
+            self.apply(command);
+        }
+    }
+
+    fn tell_first(&mut self, event: Event) {
+        self.backlog.push_front(event);
+        while let Some(event) = self.backlog.pop_front() {
+            if let Err(rtrb::PushError::Full(event)) = self.events.push(event) {
+                return self.backlog.push_front(event);
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Swap(snapshot) => self.swap(snapshot),
+            Command::AddRegion(umem) => self.pools.add(&umem),
+            Command::RemoveRegion(region) => {
+                if let Some(pool) = self.pools.remove(region) {
+                    self.tell(Event::RetiredPool(pool));
+                }
+            }
+            Command::AddQueue {
+                port,
+                queue,
+                io,
+                region,
+                counters,
+            } => {
+                self.add_queue(port, queue, io, region, counters);
+            }
+            Command::RemoveQueue { port, queue } => self.remove_queue(port, queue),
+            Command::SetRemote { port, worker } => {
+                if self.remotes.len() <= port.index() {
+                    self.remotes.resize(port.index() + 1, None);
+                }
+                self.remotes[port.index()] = worker;
+                self.route(port);
+            }
+            Command::Ledger => self.tell(Event::Ledger(Box::new(self.ledger))),
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn swap(&mut self, snapshot: Arc<Snapshot>) {
+        for (index, conf) in snapshot.ports.iter().enumerate() {
+            if let Some(conf) = conf {
+                self.tx.set_mtu(PortId(index as u16), conf.mtu);
+            }
+        }
+        for queue in self.queues.iter_mut().flatten() {
+            queue.conf = Self::conf_of(&snapshot, queue.port, &self.default_conf);
+        }
+        // Relaxed would do for the tables (the queue synchronises); Release pairs with control's wait.
+        self.status.epoch.store(snapshot.epoch, Ordering::Release);
+        let old = std::mem::replace(&mut self.snapshot, snapshot);
+        self.tell(Event::RetiredSnapshot(old));
+    }
+
+    fn conf_of(snapshot: &Snapshot, port: PortId, default: &Arc<PortConf>) -> Arc<PortConf> {
+        snapshot
+            .ports
+            .get(port.index())
+            .and_then(Clone::clone)
+            .unwrap_or_else(|| default.clone())
+    }
+
+    fn add_queue(
+        &mut self,
+        port: PortId,
+        number: u16,
+        io: Box<AnyPort>,
+        region: Option<RegionId>,
+        counters: Arc<PortCounters>,
+    ) {
+        let conf = Self::conf_of(&self.snapshot, port, &self.default_conf);
+        let index = self.queues.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.queues.push(None);
+            self.queues.len() - 1
+        });
+        if let Some(fd) = io.wait_fd() {
+            let fd = fd.as_raw_fd();
+            // A queue that epoll refuses is polled for ever: parking it needs `wait_fd` and this.
+            let _ = self
+                .poll
+                .registry()
+                .register(&mut SourceFd(&fd), Token(index), Interest::READABLE);
+        }
+        self.queues[index] = Some(Queue {
+            port,
+            number,
+            io,
+            region,
+            conf,
+            counters,
+            storm: Storm::default(),
+            idle_turns: 0,
+            active: true,
+            faulted: false,
+        });
+        self.active.push(index);
+        self.route(port);
+    }
+
+    fn remove_queue(&mut self, port: PortId, number: u16) {
+        let is_it = |q: &Option<Queue>| q.as_ref().is_some_and(|q| q.port == port && q.number == number);
+        let Some(index) = self.queues.iter().position(is_it) else {
+            return;
+        };
+        self.park(index);
+        let Some(queue) = self.queues[index].take() else {
+            return;
+        };
+        if let Some(fd) = queue.io.wait_fd() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+        }
+        self.route(port);
+        self.tell(Event::Retired {
+            port,
+            queue: number,
+            io: queue.io,
+        });
+    }
+
+    /// Works out how a port is reached now: a queue of our own, else the worker that control named.
+    fn route(&mut self, port: PortId) {
+        let own = self
+            .queues
+            .iter()
+            .position(|q| q.as_ref().is_some_and(|q| q.port == port && !q.faulted));
+        let remote = self
+            .remotes
+            .get(port.index())
+            .copied()
+            .flatten()
+            .filter(|w| *w != self.id);
+        let (route, region) = match (own, remote) {
+            (Some(index), _) => (
+                Route::Local(index),
+                self.queues[index].as_ref().and_then(|q| q.region),
+            ),
+            (None, Some(worker)) => (Route::Remote(worker), None),
+            (None, None) => (Route::None, None),
+        };
+        if let Some(conf) = self.snapshot.port(port) {
+            self.tx.set_mtu(port, conf.mtu);
+        }
+        self.tx.set_route(port, route, region);
+    }
+}
+
+/// Passes frames to another worker; gives their number, the rest stays in `frames`.
+fn hand_over(peer: &mut PeerLink, port: PortId, frames: &mut Vec<Frame>) -> u64 {
+    let n = frames.len().min(peer.to.slots());
+    if let Ok(chunk) = peer.to.write_chunk_uninit(n) {
+        chunk.fill_from_iter(frames.drain(..n).map(|frame| (port, frame)));
+    }
+    peer.status.wake();
+    n as u64
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        for peer in self.peers.iter_mut().flatten() {
+            while let Ok((_, frame)) = peer.from.pop() {
+                self.pools.free(frame);
+            }
+        }
+    }
+}
