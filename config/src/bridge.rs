@@ -8,11 +8,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::values::{DscpPolicy, MoveDamping, Period};
-use crate::{Name, yes};
+use crate::{Name, schema, yes};
 
 /// A bridge domain: one learning layer 2 segment over ports, VLANs and tunnels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of a bridge domain")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of a bridge domain"
+)]
 pub struct BridgeDomain {
     /// Its VID on trunks, 1 to 4094. Each VID belongs to one bridge domain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +55,8 @@ pub struct BridgeDomain {
 
 impl BridgeDomain {
     /// The shortest and the longest `aging` other than 0 (never). The longest is what fits the FDB's 16-bit clock of seconds.
-    pub const AGING: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(18 * 3600);
+    pub const AGING: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(10)..=Duration::from_secs(18 * 3600);
     /// The smallest and the largest `learn-limit`, in MAC addresses, here and on ports.
     pub const LEARN_LIMIT: std::ops::RangeInclusive<u32> = 1..=16_777_216;
 
@@ -87,7 +93,7 @@ impl Default for BridgeDomain {
 )]
 pub struct StaticMac {
     /// The address, a unicast one.
-    #[schemars(with = "String")]
+    #[schemars(with = "schema::Mac")]
     pub mac: MacAddr,
     /// The local port behind which it is. Either `port` or `remote`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,13 +118,17 @@ pub struct Host {
     /// Its IPv4 or IPv6 address.
     pub ip: IpAddr,
     /// Its MAC address.
-    #[schemars(with = "String")]
+    #[schemars(with = "schema::Mac")]
     pub mac: MacAddr,
 }
 
 /// A local VXLAN tunnel endpoint (RFC 7348).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "the keys of a VTEP")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "the keys of a VTEP"
+)]
 pub struct Vtep {
     /// The outer source address, IPv4 or IPv6. The kernel's interface keeps it and answers ARP, ND and ping for it.
     pub local: IpAddr,

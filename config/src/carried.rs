@@ -57,7 +57,11 @@ impl Spec {
     /// Bridge domains by their own VID.
     pub fn domains_by_vlan(&self) -> BTreeMap<Vid, &Name> {
         // The first one wins when two have the same VID; validation reports the second.
-        self.bridge_domains.iter().rev().filter_map(|(name, domain)| Some((domain.vlan?, name))).collect()
+        self.bridge_domains
+            .iter()
+            .rev()
+            .filter_map(|(name, domain)| Some((domain.vlan?, name)))
+            .collect()
     }
 
     /// [`carried`](Spec::carried) with [`domains_by_vlan`](Spec::domains_by_vlan) at hand, for a caller that asks
@@ -66,13 +70,24 @@ impl Spec {
         let known = |name: &Name| self.bridge_domains.contains_key(name);
         match port.service() {
             Service::None => Vec::new(),
-            Service::Access(domain) if known(domain) => vec![Carried { domain, frames: Frames::Untagged }],
-            Service::Tunnel(domain) if known(domain) => vec![Carried { domain, frames: Frames::Every }],
+            Service::Access(domain) if known(domain) => vec![Carried {
+                domain,
+                frames: Frames::Untagged,
+            }],
+            Service::Tunnel(domain) if known(domain) => vec![Carried {
+                domain,
+                frames: Frames::Every,
+            }],
             Service::Access(_) | Service::Tunnel(_) => Vec::new(),
             Service::Trunk { items, native } => {
                 let untagged = native.filter(|name| known(name));
-                let mut carried: Vec<_> =
-                    untagged.map(|domain| Carried { domain, frames: Frames::Untagged }).into_iter().collect();
+                let mut carried: Vec<_> = untagged
+                    .map(|domain| Carried {
+                        domain,
+                        frames: Frames::Untagged,
+                    })
+                    .into_iter()
+                    .collect();
                 for item in items {
                     carry(item, items, native, by_vlan, &known, &mut carried);
                 }
@@ -101,18 +116,31 @@ fn carry<'a>(
     known: &dyn Fn(&Name) -> bool,
     carried: &mut Vec<Carried<'a>>,
 ) {
-    let tagged = |vlan| Frames::Tagged { protocol: TagProtocol::Dot1q, vlan, inner: None };
+    let tagged = |vlan| Frames::Tagged {
+        protocol: TagProtocol::Dot1q,
+        vlan,
+        inner: None,
+    };
     let (first, last) = match item {
         TrunkItem::Map(map) => {
             if known(&map.bridge_domain) {
-                let frames =
-                    Frames::Tagged { protocol: map.protocol(), vlan: map.vlan, inner: map.inner_vlan };
-                carried.push(Carried { domain: &map.bridge_domain, frames });
+                let frames = Frames::Tagged {
+                    protocol: map.protocol(),
+                    vlan: map.vlan,
+                    inner: map.inner_vlan,
+                };
+                carried.push(Carried {
+                    domain: &map.bridge_domain,
+                    frames,
+                });
             }
             return;
         }
         TrunkItem::Vid(vid) => {
-            carried.extend(by_vlan.get(vid).map(|&domain| Carried { domain, frames: tagged(*vid) }));
+            carried.extend(by_vlan.get(vid).map(|&domain| Carried {
+                domain,
+                frames: tagged(*vid),
+            }));
             return;
         }
         TrunkItem::Range(first, last) => (*first, *last),
@@ -124,7 +152,94 @@ fn carry<'a>(
             _ => false,
         });
         if !elsewhere && native != Some(domain) {
-            carried.push(Carried { domain, frames: tagged(vlan) });
+            carried.push(Carried {
+                domain,
+                frames: tagged(vlan),
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the port `a` carries, as text: `domain/protocol.vlan.inner`.
+    fn carried(port: &str) -> Vec<String> {
+        let text = format!(
+            "ports: {{a: {{kind: memory, {port}}}}}\n\
+             bridge-domains: {{red: {{vlan: 100}}, blue: {{vlan: 200}}, green: {{vlan: 300}}, plain: {{}}}}"
+        );
+        let spec = Spec::from_yaml(&text, "test").unwrap_or_else(|errors| panic!("{errors}"));
+        let words = |carried: Carried<'_>| match carried.frames {
+            Frames::Untagged => format!("{}/untagged", carried.domain),
+            Frames::Every => format!("{}/every", carried.domain),
+            Frames::Tagged {
+                protocol,
+                vlan,
+                inner,
+            } => {
+                let protocol = if protocol == TagProtocol::Dot1q { "q" } else { "ad" };
+                let inner = inner.map(|vid| format!(".{vid}")).unwrap_or_default();
+                format!("{}/{protocol}.{vlan}{inner}", carried.domain)
+            }
+        };
+        spec.carried(&spec.ports["a"]).into_iter().map(words).collect()
+    }
+
+    #[test]
+    fn one_domain() {
+        assert_eq!(carried("access: red"), ["red/untagged"]);
+        assert_eq!(carried("tunnel: red"), ["red/every"]);
+        assert_eq!(carried("mtu: 1500"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ranges_take_the_domains_that_are_there() {
+        assert_eq!(carried("trunk: [100, 150-299]"), ["red/q.100", "blue/q.200"]);
+        assert_eq!(
+            carried("trunk: [all]"),
+            ["red/q.100", "blue/q.200", "green/q.300"]
+        );
+    }
+
+    #[test]
+    fn the_native_domain_has_no_tag() {
+        assert_eq!(
+            carried("trunk: [all], native: blue"),
+            ["blue/untagged", "red/q.100", "green/q.300"]
+        );
+        assert_eq!(
+            carried("trunk: [100], native: plain"),
+            ["plain/untagged", "red/q.100"]
+        );
+    }
+
+    #[test]
+    fn objects_take_their_vid_out_of_all() {
+        assert_eq!(
+            carried("trunk: [all, {vlan: 200, bridge-domain: plain}]"),
+            ["red/q.100", "green/q.300", "plain/q.200"]
+        );
+        // An S-tag is not the C-tag of the same number.
+        assert_eq!(
+            carried("trunk: [100, {vlan: 100, inner-vlan: 7, bridge-domain: plain}]"),
+            ["red/q.100", "plain/ad.100.7"]
+        );
+    }
+
+    #[test]
+    fn the_only_vtep_is_the_default() {
+        let spec = Spec::from_yaml(
+            "bridge-domains: {red: {vni: 1}, blue: {}}\nvteps: {v0: {local: 10.0.0.1}}",
+            "test",
+        );
+        let spec = spec.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(
+            spec.vtep_of(&spec.bridge_domains["red"])
+                .map(|(name, _)| name.as_str()),
+            Some("v0")
+        );
+        assert_eq!(spec.vtep_of(&spec.bridge_domains["blue"]), None);
     }
 }

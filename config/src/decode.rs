@@ -7,7 +7,8 @@
 use std::fmt;
 
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor, value::StrDeserializer,
+    self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor,
+    value::StrDeserializer,
 };
 
 use crate::error::{ConfigError, Fault};
@@ -46,7 +47,11 @@ pub(crate) struct DecodeError {
 
 impl DecodeError {
     fn new(fault: Fault) -> DecodeError {
-        DecodeError { fault, node: None, on_key: false }
+        DecodeError {
+            fault,
+            node: None,
+            on_key: false,
+        }
     }
 
     /// Notes the value; the innermost one counts.
@@ -63,12 +68,27 @@ impl DecodeError {
         };
         let fault = match self.fault {
             // serde's own texts for addresses and the like do not repeat what they could not read.
-            Fault::Value { reason } if !node.text.is_empty() && !reason.contains(&node.text) && !self.on_key => {
-                Fault::Value { reason: format!("{:?}: {reason}", node.text) }
+            // The text of std::net::AddrParseError, which serde passes on.
+            Fault::Value { reason } if reason == "invalid IP address syntax" => Fault::Value {
+                reason: format!(
+                    "{:?} is not an IP address; write it as in 192.0.2.1 or 2001:db8::1",
+                    node.text
+                ),
+            },
+            Fault::Value { reason }
+                if !node.text.is_empty() && !reason.contains(&node.text) && !self.on_key =>
+            {
+                Fault::Value {
+                    reason: format!("{:?}: {reason}", node.text),
+                }
             }
             fault => fault,
         };
-        ConfigError { place: Some(place), path: tree.path(id), fault }
+        ConfigError {
+            place: Some(place),
+            path: tree.path(id),
+            fault,
+        }
     }
 }
 
@@ -82,26 +102,46 @@ impl std::error::Error for DecodeError {}
 
 impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> DecodeError {
-        DecodeError::new(Fault::Value { reason: message.to_string() })
+        DecodeError::new(Fault::Value {
+            reason: message.to_string(),
+        })
     }
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> DecodeError {
-        DecodeError::new(Fault::Expected { expected: in_words(&expected.to_string()), found: named(found) })
+        DecodeError::new(Fault::Expected {
+            expected: in_words(&expected.to_string()),
+            found: named(found),
+        })
     }
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> DecodeError {
         DecodeError::invalid_type(found, expected)
     }
     fn invalid_length(length: usize, expected: &dyn Expected) -> DecodeError {
-        let found = if length == 1 { "1 item".to_string() } else { format!("{length} items") };
-        DecodeError::new(Fault::Expected { expected: in_words(&expected.to_string()), found })
+        let found = if length == 1 {
+            "1 item".to_string()
+        } else {
+            format!("{length} items")
+        };
+        DecodeError::new(Fault::Expected {
+            expected: in_words(&expected.to_string()),
+            found,
+        })
     }
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> DecodeError {
-        DecodeError::new(Fault::UnknownKey { key: field.to_string(), valid: expected })
+        DecodeError::new(Fault::UnknownKey {
+            key: field.to_string(),
+            valid: expected,
+        })
     }
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> DecodeError {
-        DecodeError::new(Fault::UnknownWord { word: variant.to_string(), valid: expected })
+        DecodeError::new(Fault::UnknownWord {
+            word: variant.to_string(),
+            valid: expected,
+        })
     }
     fn missing_field(field: &'static str) -> DecodeError {
-        DecodeError::new(Fault::MissingKey { key: field.to_string() })
+        DecodeError::new(Fault::MissingKey {
+            key: field.to_string(),
+        })
     }
 }
 
@@ -147,11 +187,28 @@ struct Decoder<'t> {
 
 impl<'t> Decoder<'t> {
     fn list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_seq(Items { tree: self.tree, ids: Box::new(self.tree.children(self.id)) })
+        let mut items = Items {
+            tree: self.tree,
+            ids: Box::new(self.tree.children(self.id)),
+        };
+        // A visitor of a fixed number of items stops when it has them; what is left then is too much.
+        let words = (&visitor as &dyn Expected).to_string();
+        let value = visitor.visit_seq(&mut items)?;
+        match items.ids.count() {
+            0 => Ok(value),
+            _ => Err(de::Error::invalid_length(
+                self.tree.children(self.id).count(),
+                &words.as_str(),
+            )),
+        }
     }
 
     fn map<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_map(Entries { tree: self.tree, ids: Box::new(self.tree.children(self.id)), value: None })
+        visitor.visit_map(Entries {
+            tree: self.tree,
+            ids: Box::new(self.tree.children(self.id)),
+            value: None,
+        })
     }
 
     /// Words and names: whatever a plain scalar looks like to YAML, its text counts.
@@ -159,7 +216,9 @@ impl<'t> Decoder<'t> {
         let node = self.tree.node(self.id);
         match &node.value {
             Value::Text(text) => visitor.visit_str(text),
-            Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) if !node.text.is_empty() => {
+            Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_)
+                if !node.text.is_empty() =>
+            {
                 visitor.visit_str(&node.text)
             }
             _ => self.any(visitor),
@@ -200,17 +259,31 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
-            .map_err(|e: DecodeError| e.about(self.id))
+        if self.is_null() {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
+        .map_err(|e: DecodeError| e.about(self.id))
     }
 
     // A key with nothing behind it (`ports:` and all of its lines commented out) is an empty list or object.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if self.is_null() { self.list(visitor) } else { self.any(visitor) }.map_err(|e| e.about(self.id))
+        if self.is_null() {
+            self.list(visitor)
+        } else {
+            self.any(visitor)
+        }
+        .map_err(|e| e.about(self.id))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if self.is_null() { self.map(visitor) } else { self.any(visitor) }.map_err(|e| e.about(self.id))
+        if self.is_null() {
+            self.map(visitor)
+        } else {
+            self.any(visitor)
+        }
+        .map_err(|e| e.about(self.id))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -270,9 +343,16 @@ struct Items<'t> {
 
 impl<'de> de::SeqAccess<'de> for Items<'_> {
     type Error = DecodeError;
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        let Some(id) = self.ids.next() else { return Ok(None) };
-        seed.deserialize(Decoder { tree: self.tree, id }).map(Some).map_err(|e| e.about(id))
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, DecodeError> {
+        let Some(id) = self.ids.next() else {
+            return Ok(None);
+        };
+        seed.deserialize(Decoder { tree: self.tree, id })
+            .map(Some)
+            .map_err(|e| e.about(id))
     }
 }
 
@@ -287,17 +367,25 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = DecodeError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        let Some(id) = self.ids.next() else { return Ok(None) };
+        let Some(id) = self.ids.next() else {
+            return Ok(None);
+        };
         self.value = Some(id);
-        let Step::Key(key, _) = &self.tree.node(id).step else { return Ok(None) };
-        seed.deserialize(Key(key)).map(Some).map_err(|e| DecodeError { on_key: true, ..e.about(id) })
+        let Step::Key(key, _) = &self.tree.node(id).step else {
+            return Ok(None);
+        };
+        seed.deserialize(Key(key)).map(Some).map_err(|e| DecodeError {
+            on_key: true,
+            ..e.about(id)
+        })
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
         let Some(id) = self.value.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Decoder { tree: self.tree, id }).map_err(|e| e.about(id))
+        seed.deserialize(Decoder { tree: self.tree, id })
+            .map_err(|e| e.about(id))
     }
 }
 

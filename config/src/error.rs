@@ -152,13 +152,13 @@ impl<T: fmt::Display> fmt::Display for Words<'_, T> {
     }
 }
 
-/// `` ; did you mean `x`? `` without its end, or nothing when no word is near.
+/// `` (did you mean `x`?)``, or nothing when no word is near.
 struct Nearest<'a, 'b>(&'a str, &'b [&'static str]);
 
 impl fmt::Display for Nearest<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match nearest(self.0, self.1.iter().copied()) {
-            Some(word) => write!(f, ", did you mean `{word}`?"),
+            Some(word) => write!(f, " (did you mean `{word}`?)"),
             None => Ok(()),
         }
     }

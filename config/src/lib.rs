@@ -36,10 +36,10 @@ pub use path::Path;
 pub use port::{BusyPoll, Checksum, Port, Service, Steering, StormControl, TagProtocol, TrunkMap, XdpMode};
 pub use problem::Problem;
 pub use read::WriteError;
-pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
 pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
+pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
 pub use validate::HostFacts;
 pub use values::{Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, PortKind, Queues, TrunkItem};
 

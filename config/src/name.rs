@@ -14,7 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[schemars(transparent)]
 #[serde(transparent)]
-pub struct Name(#[schemars(length(min = 1, max = 32), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"))] String);
+pub struct Name(
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"))] String,
+);
 
 /// Why a text is not a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,15 +57,23 @@ impl Name {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        let wrong = text.chars().enumerate().find(|&(i, c)| {
-            !(c.is_ascii_alphanumeric() || (i > 0 && matches!(c, '_' | '.' | '-')))
-        });
+        let wrong = text
+            .chars()
+            .enumerate()
+            .find(|&(i, c)| !(c.is_ascii_alphanumeric() || (i > 0 && matches!(c, '_' | '.' | '-'))));
         if let Some((i, found)) = wrong {
-            return Err(NameError::Character { name: text, found, position: i + 1 });
+            return Err(NameError::Character {
+                name: text,
+                found,
+                position: i + 1,
+            });
         }
         // Every character is ASCII from here on: bytes are characters.
         if text.len() > Self::MAX {
-            return Err(NameError::TooLong { length: text.len(), name: text });
+            return Err(NameError::TooLong {
+                length: text.len(),
+                name: text,
+            });
         }
         Ok(Name(text))
     }
@@ -132,12 +142,26 @@ mod tests {
         assert_eq!(Name::new(""), Err(NameError::Empty));
         assert_eq!(
             Name::new("a b"),
-            Err(NameError::Character { name: "a b".into(), found: ' ', position: 2 })
+            Err(NameError::Character {
+                name: "a b".into(),
+                found: ' ',
+                position: 2
+            })
         );
-        assert_eq!(Name::new("-a"), Err(NameError::Character { name: "-a".into(), found: '-', position: 1 }));
+        assert_eq!(
+            Name::new("-a"),
+            Err(NameError::Character {
+                name: "-a".into(),
+                found: '-',
+                position: 1
+            })
+        );
         assert_eq!(
             Name::new("x".repeat(33)),
-            Err(NameError::TooLong { name: "x".repeat(33), length: 33 })
+            Err(NameError::TooLong {
+                name: "x".repeat(33),
+                length: 33
+            })
         );
     }
 }

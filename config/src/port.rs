@@ -8,14 +8,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
-use crate::{Name, yes};
+use crate::{Name, schema, yes};
 
 /// One port: a place where frames enter and leave the forwarder.
 ///
 /// Its layer 2 service is exactly one of `access`, `trunk` (with or without `native`), `tunnel`, or an entry of
 /// `cross-connects`; a port with none of them carries VXLAN underlay traffic only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "the keys of a port")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "the keys of a port"
+)]
 pub struct Port {
     /// What the port is attached to.
     pub kind: PortKind,
@@ -92,7 +96,7 @@ pub struct Port {
     pub isolated: bool,
     /// The only source MAC addresses this port may send from (anti-spoofing). Empty or absent: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<schema::Mac>")]
     pub allowed_macs: Vec<MacAddr>,
     /// Learn source MAC addresses on this port.
     #[serde(default = "yes")]
@@ -157,7 +161,10 @@ impl Port {
 
     /// An `af-xdp` port on an interface, with every other key at its default.
     pub fn af_xdp(interface: impl Into<String>) -> Port {
-        Port { interface: Some(interface.into()), ..Port::new(PortKind::AfXdp) }
+        Port {
+            interface: Some(interface.into()),
+            ..Port::new(PortKind::AfXdp)
+        }
     }
 
     /// The layer 2 service of the port, as far as the port itself says it. In a valid spec exactly one applies;
@@ -168,7 +175,10 @@ impl Port {
         } else if let Some(domain) = &self.tunnel {
             Service::Tunnel(domain)
         } else if !self.trunk.is_empty() || self.native.is_some() {
-            Service::Trunk { items: &self.trunk, native: self.native.as_ref() }
+            Service::Trunk {
+                items: &self.trunk,
+                native: self.native.as_ref(),
+            }
         } else {
             Service::None
         }
@@ -247,7 +257,12 @@ pub enum Checksum {
 
 /// Upper limits for flooded traffic, each in frames a second. Absent: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of `storm-control`")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of `storm-control`"
+)]
 pub struct StormControl {
     /// Broadcast frames a second. Absent: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]

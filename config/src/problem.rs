@@ -20,7 +20,7 @@ pub enum Problem {
     #[error("version {found} of the configuration format is not supported; this release reads version 1")]
     Version {
         /// The version asked for.
-        found: u32,
+        found: u64,
     },
     /// A number or a duration out of its range.
     #[error("{found} is out of range; write {min} to {max}")]
@@ -73,7 +73,9 @@ pub enum Problem {
         path: PathBuf,
     },
     /// A socket path that does not fit `sockaddr_un`.
-    #[error("the socket path has {length} bytes, {most} are the most that unix sockets take; choose a shorter one")]
+    #[error(
+        "the socket path has {length} bytes, {most} are the most that unix sockets take; choose a shorter one"
+    )]
     SocketTooLong {
         /// Its length in bytes.
         length: usize,
@@ -97,7 +99,7 @@ pub enum Problem {
 
     // --- ports: their kind ---
     /// A key without which a port of this kind cannot be.
-    #[error("a port of kind `{kind}` needs {keys}; add it")]
+    #[error("a port of kind `{kind}` needs {keys}")]
     PortNeeds {
         /// The kind.
         kind: PortKind,
@@ -164,7 +166,9 @@ pub enum Problem {
         count: usize,
     },
     /// Fewer buffers than one ring has entries.
-    #[error("{frames} frames cannot fill a ring of {ring_size} entries; write at least {ring_size}, or leave `frames` out")]
+    #[error(
+        "{frames} frames cannot fill a ring of {ring_size} entries; write at least {ring_size}, or leave `frames` out"
+    )]
     FewFrames {
         /// The buffers.
         frames: u32,
@@ -224,7 +228,9 @@ pub enum Problem {
         other: Path,
     },
     /// A VID that one item carries whole and another splits by inner VID.
-    #[error("VLAN {vlan} is carried whole by `{other}` and cannot be split by `inner-vlan` too; remove one of them")]
+    #[error(
+        "VLAN {vlan} is carried whole by `{other}` and cannot be split by `inner-vlan` too; remove one of them"
+    )]
     TrunkSplit {
         /// The outer VID.
         vlan: Vid,
@@ -240,7 +246,9 @@ pub enum Problem {
         vlan: Vid,
     },
     /// The native domain is carried tagged as well.
-    #[error("the bridge domain `{domain}` is the port's `native` one, so its frames leave untagged; remove it here or there")]
+    #[error(
+        "the bridge domain `{domain}` is the port's `native` one, so its frames leave untagged; remove it here or there"
+    )]
     NativeTagged {
         /// The domain.
         domain: Name,
@@ -256,7 +264,9 @@ pub enum Problem {
         other: Name,
     },
     /// A VNI that two bridge domains of one VTEP have.
-    #[error("VNI {vni} already belongs to the bridge domain `{other}` on the VTEP `{vtep}`; choose another VNI or VTEP")]
+    #[error(
+        "VNI {vni} already belongs to the bridge domain `{other}` on the VTEP `{vtep}`; choose another VNI or VTEP"
+    )]
     VniTwice {
         /// The VNI.
         vni: Vni,
@@ -321,7 +331,9 @@ pub enum Problem {
     #[error("a static MAC has one place; remove `port` or `remote`")]
     StaticTwoPlaces,
     /// A static MAC on a port that does not carry the domain.
-    #[error("the port `{port}` does not carry the bridge domain `{domain}`; name a port that does, or add the domain to it")]
+    #[error(
+        "the port `{port}` does not carry the bridge domain `{domain}`; name a port that does, or add the domain to it"
+    )]
     StaticElsewhere {
         /// The port.
         port: Name,
@@ -341,7 +353,9 @@ pub enum Problem {
         carried: String,
     },
     /// A static MAC on a port that carries the domain several times.
-    #[error("the port `{port}` carries the bridge domain `{domain}` several times; say with `vlan` which is meant: {carried}")]
+    #[error(
+        "the port `{port}` carries the bridge domain `{domain}` several times; say with `vlan` which is meant: {carried}"
+    )]
     StaticWhichVlan {
         /// The port.
         port: Name,
@@ -351,7 +365,9 @@ pub enum Problem {
         carried: String,
     },
     /// A domain that may learn more than the table holds.
-    #[error("{limit} MAC addresses are more than the forwarding table holds ({capacity}); raise `engine.fdb-capacity` or lower this")]
+    #[error(
+        "{limit} MAC addresses are more than the forwarding table holds ({capacity}); raise `engine.fdb-capacity` or lower this"
+    )]
     LimitOverCapacity {
         /// The limit.
         limit: u32,
@@ -361,7 +377,9 @@ pub enum Problem {
 
     // --- VTEPs ---
     /// Two VTEPs that the same packets would reach.
-    #[error("the VTEP `{other}` already has the address {local} with UDP port {udp_port}; change one of them")]
+    #[error(
+        "the VTEP `{other}` already has the address {local} with UDP port {udp_port}; change one of them"
+    )]
     VtepTwice {
         /// The address.
         local: IpAddr,
@@ -380,7 +398,9 @@ pub enum Problem {
         port: Name,
     },
     /// A VTEP whose underlay frames belong to a bridge domain.
-    #[error("{frames} of the port `{port}` belong to the bridge domain `{domain}`; put the VTEP on another port or VLAN")]
+    #[error(
+        "{frames} of the port `{port}` belong to the bridge domain `{domain}`; put the VTEP on another port or VLAN"
+    )]
     VtepInDomain {
         /// `the untagged frames` or `the frames of VLAN 30`.
         frames: String,
@@ -406,7 +426,9 @@ pub enum Problem {
         other: Path,
     },
     /// A port in a cross-connect that also serves bridge domains.
-    #[error("the port `{port}` also has `{key}`; a port of a cross-connect belongs to no bridge domain: remove one of them")]
+    #[error(
+        "the port `{port}` also has `{key}`; a port of a cross-connect belongs to no bridge domain: remove one of them"
+    )]
     CrossConnectService {
         /// The port.
         port: Name,
@@ -414,7 +436,9 @@ pub enum Problem {
         key: &'static str,
     },
     /// A shared port in a cross-connect.
-    #[error("the port `{port}` has `steering: shared`, so most of its frames stay with the kernel; a cross-connect needs `exclusive`")]
+    #[error(
+        "the port `{port}` has `steering: shared`, so most of its frames stay with the kernel; a cross-connect needs `exclusive`"
+    )]
     CrossConnectShared {
         /// The port.
         port: Name,
@@ -433,7 +457,10 @@ pub enum Problem {
 }
 
 fn mean(nearest: &Option<Name>) -> String {
-    nearest.as_ref().map(|name| format!(", did you mean `{name}`?")).unwrap_or_default()
+    nearest
+        .as_ref()
+        .map(|name| format!(" (did you mean `{name}`?)"))
+        .unwrap_or_default()
 }
 
 fn family(address: &IpAddr) -> &'static str {

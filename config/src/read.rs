@@ -3,7 +3,7 @@
 use crate::decode::decode;
 use crate::error::{ConfigError, ConfigErrors, Fault, SemanticError};
 use crate::tree::Tree;
-use crate::{HostFacts, Spec};
+use crate::{HostFacts, Problem, Spec};
 
 impl Spec {
     /// Reads a YAML configuration and checks it. `file` is only named in errors.
@@ -19,9 +19,13 @@ impl Spec {
         let (spec, tree) = decoded(text, file)?;
         match spec.validate_on(host) {
             Ok(()) => Ok(spec),
-            Err(findings) => {
-                Err(refused(file, findings.into_iter().map(|finding| located(finding, &tree)).collect()))
-            }
+            Err(findings) => Err(refused(
+                file,
+                findings
+                    .into_iter()
+                    .map(|finding| located(finding, &tree))
+                    .collect(),
+            )),
         }
     }
 
@@ -32,7 +36,9 @@ impl Spec {
 
     /// The spec as YAML text that [`from_yaml`](Spec::from_yaml) reads back to an equal one, defaults written out.
     pub fn to_yaml(&self) -> Result<String, WriteError> {
-        serde_saphyr::to_string(self).map_err(|error| WriteError { reason: error.to_string() })
+        serde_saphyr::to_string(self).map_err(|error| WriteError {
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -45,7 +51,22 @@ pub struct WriteError {
 }
 
 fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
-    let mut tree = Tree::parse(text).map_err(|error| refused(file, vec![error]))?;
+    let mut tree = Tree::parse(text).map_err(|error| refused(file, vec![*error]))?;
+    // A file of another version has other keys: complaints about those would only hide the reason.
+    if let Some((found, place)) = tree
+        .version()
+        .filter(|&(version, _)| version != u64::from(Spec::VERSION))
+    {
+        let fault = Fault::Semantic(Problem::Version { found });
+        return Err(refused(
+            file,
+            vec![ConfigError {
+                place: Some(place),
+                path: "version".into(),
+                fault,
+            }],
+        ));
+    }
     let spec = decode(&mut tree).map_err(|errors| refused(file, errors))?;
     Ok((spec, tree))
 }
@@ -53,7 +74,10 @@ fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
 /// The errors in the order of the file.
 fn refused(file: &str, mut errors: Vec<ConfigError>) -> ConfigErrors {
     errors.sort_by_key(|error| error.place);
-    ConfigErrors { file: file.to_string(), errors }
+    ConfigErrors {
+        file: file.to_string(),
+        errors,
+    }
 }
 
 impl ConfigErrors {
@@ -67,7 +91,10 @@ impl ConfigErrors {
                 fault: Fault::Semantic(problem),
             })
             .collect();
-        ConfigErrors { file: file.to_string(), errors }
+        ConfigErrors {
+            file: file.to_string(),
+            errors,
+        }
     }
 }
 

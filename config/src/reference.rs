@@ -13,10 +13,18 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("Worker", "Worker", "an item of `engine.workers`"),
     ("Api", "API", "`api`"),
     ("Port", "Port", "`ports.NAME`"),
-    ("TrunkMap", "Mapped VLAN", "an item of `ports.NAME.trunk` that is an object"),
+    (
+        "TrunkMap",
+        "Mapped VLAN",
+        "an item of `ports.NAME.trunk` that is an object",
+    ),
     ("StormControl", "Storm control", "`ports.NAME.storm-control`"),
     ("BridgeDomain", "Bridge domain", "`bridge-domains.NAME`"),
-    ("StaticMac", "Static MAC address", "an item of `bridge-domains.NAME.static`"),
+    (
+        "StaticMac",
+        "Static MAC address",
+        "an item of `bridge-domains.NAME.static`",
+    ),
     ("Host", "Host", "an item of `bridge-domains.NAME.hosts`"),
     ("Damping", "Move damping", "`bridge-domains.NAME.move-damping`"),
     ("Vtep", "VTEP", "`vteps.NAME`"),
@@ -34,19 +42,37 @@ pub fn reference_markdown() -> String {
          be there. A default of — means absent; what that does stands in the meaning.\n",
     );
     for (definition, heading, place) in SECTIONS {
-        let object = if *definition == "Spec" { &schema } else { &schema["$defs"][definition] };
+        let object = if *definition == "Spec" {
+            &schema
+        } else {
+            &schema["$defs"][definition]
+        };
         section(&mut out, &schema, object, heading, place);
     }
     out
 }
 
 fn section(out: &mut String, schema: &Value, object: &Value, heading: &str, place: &str) {
-    let _ = write!(out, "\n## {heading}\n\nWritten at: {place}. {}\n\n", text(&object["description"]));
+    let _ = write!(
+        out,
+        "\n## {heading}\n\nWritten at: {place}. {}\n\n",
+        text(&object["description"])
+    );
     out.push_str("| Key | Value | Default | Meaning |\n| --- | --- | --- | --- |\n");
-    let required = |key: &str| object["required"].as_array().is_some_and(|keys| keys.iter().any(|k| k == key));
-    let Some(properties) = object["properties"].as_object() else { return };
+    let required = |key: &str| {
+        object["required"]
+            .as_array()
+            .is_some_and(|keys| keys.iter().any(|k| k == key))
+    };
+    let Some(properties) = object["properties"].as_object() else {
+        return;
+    };
     for (key, property) in properties {
-        let key = if required(key) { format!("**`{key}`**") } else { format!("`{key}`") };
+        let key = if required(key) {
+            format!("**`{key}`**")
+        } else {
+            format!("`{key}`")
+        };
         let _ = writeln!(
             out,
             "| {key} | {} | {} | {} |",
@@ -59,11 +85,19 @@ fn section(out: &mut String, schema: &Value, object: &Value, heading: &str, plac
 
 /// A description as one line.
 fn text(description: &Value) -> String {
-    description.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    description
+        .as_str()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn resolve<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
-    match property["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
+    match property["$ref"]
+        .as_str()
+        .and_then(|path| path.strip_prefix("#/$defs/"))
+    {
         Some(name) => &schema["$defs"][name],
         None => property,
     }
@@ -71,23 +105,43 @@ fn resolve<'a>(schema: &'a Value, property: &'a Value) -> &'a Value {
 
 /// What may be written, in words.
 fn kind(schema: &Value, property: &Value) -> String {
+    for (definition, words) in [("Name", "name"), ("Period", "duration")] {
+        if property["$ref"].as_str() == Some(&format!("#/$defs/{definition}")) {
+            return words.into();
+        }
+    }
     let resolved = resolve(schema, property);
     if let Some(word) = resolved["const"].as_str() {
         return format!("`{word}`");
     }
     let nullable = |value: &Value| value["type"] == "null";
     if let Some(words) = resolved["enum"].as_array() {
-        return words.iter().filter_map(Value::as_str).map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+        return words
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|w| format!("`{w}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     for key in ["oneOf", "anyOf"] {
         if let Some(all) = resolved[key].as_array() {
-            let separator = if all.iter().all(|one| one["const"].is_string()) { ", " } else { " or " };
-            let all = all.iter().filter(|one| !nullable(one)).map(|one| kind(schema, one));
+            let separator = if all.iter().all(|one| one["const"].is_string()) {
+                ", "
+            } else {
+                " or "
+            };
+            let all = all
+                .iter()
+                .filter(|one| !nullable(one))
+                .map(|one| kind(schema, one));
             return all.collect::<Vec<_>>().join(separator);
         }
     }
     let types = match &resolved["type"] {
-        Value::Array(types) => types.iter().filter_map(Value::as_str).find(|&name| name != "null"),
+        Value::Array(types) => types
+            .iter()
+            .filter_map(Value::as_str)
+            .find(|&name| name != "null"),
         name => name.as_str(),
     };
     match types {
@@ -102,10 +156,14 @@ fn kind(schema: &Value, property: &Value) -> String {
                 (_, Value::Object(patterns)) => patterns.values().next(),
                 _ => None,
             };
-            format!("map to: {}", values.map_or("anything".into(), |values| kind(schema, values)))
+            format!(
+                "map to: {}",
+                values.map_or("anything".into(), |values| kind(schema, values))
+            )
         }
         Some("string") => match resolved["format"].as_str() {
             Some("ip") => "IP address".into(),
+            Some("mac") => "MAC address".into(),
             _ => "text".into(),
         },
         _ => "anything".into(),
@@ -132,7 +190,10 @@ fn default(property: &Value) -> String {
 /// The key's own description, and what each word means where the value is one of several words.
 fn meaning(schema: &Value, property: &Value) -> String {
     let mut out = text(&property["description"]);
-    let words = resolve(schema, property)["oneOf"].as_array().into_iter().flatten();
+    let words = resolve(schema, property)["oneOf"]
+        .as_array()
+        .into_iter()
+        .flatten();
     for word in words {
         if let (Some(name), Some(_)) = (word["const"].as_str(), word["description"].as_str()) {
             let _ = write!(out, "<br>`{name}`: {}", text(&word["description"]));

@@ -14,7 +14,9 @@ pub enum ShortFormError {
     #[error("no port is given; name at least one, as in --port af-xdp:eth1")]
     NoPorts,
     /// Not `KIND:ARG[,key=value…]`.
-    #[error("the port {port:?} is not of the form KIND:ARG[,key=value…]: {reason}; an example: af-xdp:eth1,mode=copy")]
+    #[error(
+        "the port {port:?} is not of the form KIND:ARG[,key=value…]: {reason}; an example: af-xdp:eth1,mode=copy"
+    )]
     Form {
         /// The port as it was written.
         port: String,
@@ -57,7 +59,11 @@ impl Spec {
     /// ARG is the interface (`af-xdp`), the file to read (`pcapng`, may be empty) or the name (`memory`). The keys
     /// are a port's keys in the configuration file; lists are separated by `;` and pairs in a list by `=`, as in
     /// `queues=0;1` and `workers=0=1;1=0`. `name` is the port's name; it defaults to the interface or file name.
-    pub fn short_form(ports: &[String], core: Option<u16>, cross_connect: bool) -> Result<Spec, ShortFormError> {
+    pub fn short_form(
+        ports: &[String],
+        core: Option<u16>,
+        cross_connect: bool,
+    ) -> Result<Spec, ShortFormError> {
         if ports.is_empty() {
             return Err(ShortFormError::NoPorts);
         }
@@ -68,7 +74,9 @@ impl Spec {
         let mut objects: BTreeMap<Name, Value> = BTreeMap::new();
         for text in ports {
             let (name, mut object) = port(text)?;
-            let has_service = ["access", "trunk", "tunnel"].iter().any(|&key| object.contains_key(key));
+            let has_service = ["access", "trunk", "tunnel"]
+                .iter()
+                .any(|&key| object.contains_key(key));
             if !cross_connect && !has_service {
                 object.insert("access".into(), Spec::SHORT_FORM_DOMAIN.into());
             }
@@ -86,7 +94,8 @@ impl Spec {
         } else if let Ok(name) = Name::new(Spec::SHORT_FORM_DOMAIN) {
             spec.bridge_domains.insert(name, BridgeDomain::default());
         }
-        spec.validate().map_err(|findings| ConfigErrors::unplaced("--port", findings))?;
+        spec.validate()
+            .map_err(|findings| ConfigErrors::unplaced("--port", findings))?;
         Ok(spec)
     }
 }
@@ -101,7 +110,10 @@ fn without_places(mut errors: ConfigErrors) -> ConfigErrors {
 
 /// One port: its name, and its keys as in a configuration file.
 fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
-    let wrong = |reason: String| ShortFormError::Form { port: text.to_string(), reason };
+    let wrong = |reason: String| ShortFormError::Form {
+        port: text.to_string(),
+        reason,
+    };
     let mut parts = text.split(',');
     let head = parts.next().unwrap_or_default();
     let Some((kind, argument)) = head.split_once(':') else {
@@ -129,8 +141,10 @@ fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
         }
     }
     let file_name = || argument.rsplit('/').next().unwrap_or(argument);
-    let name = Name::new(name.unwrap_or_else(file_name))
-        .map_err(|source| ShortFormError::Name { port: text.to_string(), source })?;
+    let name = Name::new(name.unwrap_or_else(file_name)).map_err(|source| ShortFormError::Name {
+        port: text.to_string(),
+        source,
+    })?;
     Ok((name, object))
 }
 
@@ -139,7 +153,9 @@ fn parse(key: &str, value: &str) -> Value {
     let scalar = |text: &str| match text {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
-        _ => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+        _ => text
+            .parse::<u64>()
+            .map_or_else(|_| Value::from(text), Value::from),
     };
     let items = || value.split(';').filter(|item| !item.is_empty());
     match key {
@@ -157,6 +173,7 @@ fn parse(key: &str, value: &str) -> Value {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is what a failed unwrap is for.
 mod tests {
     use super::*;
     use crate::{Port, Queues, Steering, XdpMode};
@@ -167,12 +184,21 @@ mod tests {
     }
 
     fn message(ports: &[&str], cross_connect: bool) -> String {
-        short(ports, cross_connect).map(|spec| format!("accepted: {spec:?}")).unwrap_or_else(|e| e.to_string())
+        short(ports, cross_connect)
+            .map(|spec| format!("accepted: {spec:?}"))
+            .unwrap_or_else(|e| e.to_string())
     }
 
     #[test]
     fn ports_share_one_learning_domain() {
-        let spec = short(&["af-xdp:eth1", "af-xdp:eth2,name=b,mode=copy,queues=0;1,ring-size=512"], false).unwrap();
+        let spec = short(
+            &[
+                "af-xdp:eth1",
+                "af-xdp:eth2,name=b,mode=copy,queues=0;1,ring-size=512",
+            ],
+            false,
+        )
+        .unwrap();
         let name = |text: &str| Name::new(text).unwrap();
         let access = Some(name("default"));
         let b = Port {
@@ -184,7 +210,17 @@ mod tests {
         };
         let mut wanted = Spec::default();
         wanted.engine.workers = vec![Worker { core: 2 }];
-        wanted.ports = [(name("eth1"), Port { access, ..Port::af_xdp("eth1") }), (name("b"), b)].into();
+        wanted.ports = [
+            (
+                name("eth1"),
+                Port {
+                    access,
+                    ..Port::af_xdp("eth1")
+                },
+            ),
+            (name("b"), b),
+        ]
+        .into();
         wanted.bridge_domains = [(name("default"), BridgeDomain::default())].into();
         assert_eq!(spec, wanted);
     }
@@ -192,7 +228,10 @@ mod tests {
     #[test]
     fn cross_connects_join_two() {
         let spec = short(&["af-xdp:eth1", "memory:m"], true).unwrap();
-        assert_eq!(spec.cross_connects, [CrossConnect(Name::new("eth1").unwrap(), Name::new("m").unwrap())]);
+        assert_eq!(
+            spec.cross_connects,
+            [CrossConnect(Name::new("eth1").unwrap(), Name::new("m").unwrap())]
+        );
         assert!(spec.bridge_domains.is_empty());
         assert_eq!(spec.ports["eth1"].access, None);
     }
@@ -204,15 +243,33 @@ mod tests {
         let spec = short(&[text], false).unwrap();
         let port = &spec.ports["p"];
         assert_eq!(port.read.as_deref(), Some(std::path::Path::new("dir/in.pcapng")));
-        assert_eq!((port.repeat, port.allowed_macs.len(), port.storm_control.unknown), (true, 2, Some(20)));
+        assert_eq!(
+            (port.repeat, port.allowed_macs.len(), port.storm_control.unknown),
+            (true, 2, Some(20))
+        );
         assert_eq!(port.steering, Steering::Exclusive);
-        assert_eq!(short(&["pcapng:dir/in.pcapng"], false).unwrap().ports.keys().next().unwrap().as_str(), "in.pcapng");
+        assert_eq!(
+            short(&["pcapng:dir/in.pcapng"], false)
+                .unwrap()
+                .ports
+                .keys()
+                .next()
+                .unwrap()
+                .as_str(),
+            "in.pcapng"
+        );
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        assert_eq!(message(&[], false), "no port is given; name at least one, as in --port af-xdp:eth1");
-        assert_eq!(message(&["memory:a"], true), "a cross-connect joins exactly two ports, 1 given");
+        assert_eq!(
+            message(&[], false),
+            "no port is given; name at least one, as in --port af-xdp:eth1"
+        );
+        assert_eq!(
+            message(&["memory:a"], true),
+            "a cross-connect joins exactly two ports, 1 given"
+        );
         assert_eq!(
             message(&["eth1"], false),
             "the port \"eth1\" is not of the form KIND:ARG[,key=value…]: there is no `:` after the kind; \
@@ -241,7 +298,7 @@ mod tests {
                 .map(|line| line.split("; valid keys").next().unwrap_or_default())
                 .collect::<Vec<_>>(),
             [
-                "--port: ports.e.mod: unknown key `mod`, did you mean `mode`?",
+                "--port: ports.e.mod: unknown key `mod` (did you mean `mode`?)",
                 "--port: ports.e.ring-size: expected a whole number from 0 to 4294967295, found \"x\"",
             ]
         );

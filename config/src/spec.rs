@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::{BridgeDomain, Name, Port, Vtep};
 
 /// The desired state of a Clearway: everything that one configuration file says.
-///
-/// Maps are sorted by name, so equal specs serialize to equal text and a difference of two specs is stable.
+// Maps are sorted by name, so equal specs serialize to equal text and a difference of two specs is stable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of a configuration")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of a configuration"
+)]
 pub struct Spec {
     /// Version of this file format. This release reads version 1.
     #[schemars(range(min = 1, max = 1))]
@@ -56,7 +60,12 @@ impl Default for Spec {
 
 /// Workers, tables and memory of the forwarder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of `engine`")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of `engine`"
+)]
 pub struct Engine {
     /// What a worker does when no frame is there.
     pub idle: Idle,
@@ -114,7 +123,11 @@ pub enum Hugepages {
 
 /// One worker: a thread pinned to a core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "a worker such as {core: 1}")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a worker such as {core: 1}"
+)]
 pub struct Worker {
     /// The core, as the kernel numbers its CPUs from 0. Each worker needs a core of its own.
     pub core: u16,
@@ -122,7 +135,12 @@ pub struct Worker {
 
 /// Where the command line and other programs reach the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "the keys of `api`")]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of `api`"
+)]
 pub struct Api {
     /// Path of the unix socket on which the daemon listens: absolute, at most 107 bytes.
     pub socket: PathBuf,
@@ -137,7 +155,9 @@ impl Api {
 
 impl Default for Api {
     fn default() -> Api {
-        Api { socket: PathBuf::from(Api::DEFAULT_SOCKET) }
+        Api {
+            socket: PathBuf::from(Api::DEFAULT_SOCKET),
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) const ROOT: NodeId = 0;
 
 impl Tree {
     /// Parses one YAML 1.2 document.
-    pub(crate) fn parse(text: &str) -> Result<Tree, ConfigError> {
+    pub(crate) fn parse(text: &str) -> Result<Tree, Box<ConfigError>> {
         let options = options! {
             // Ten thousand bridge domains with their remotes are a big but honest configuration.
             budget: serde_saphyr::budget! { max_events: 16_000_000, max_nodes: 8_000_000, max_documents: 2 },
@@ -82,7 +82,14 @@ impl Tree {
         let id = self.nodes.len();
         let place = place(&raw.referenced);
         let written = source_of(source, &raw);
-        self.nodes.push(Node { value: Value::Null, text: written, place, step, parent, pruned: false });
+        self.nodes.push(Node {
+            value: Value::Null,
+            text: written,
+            place,
+            step,
+            parent,
+            pruned: false,
+        });
         let value = match raw.value {
             Raw::Null => Value::Null,
             Raw::Bool(v) => Value::Bool(v),
@@ -116,6 +123,17 @@ impl Tree {
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id]
+    }
+
+    /// The document's `version` and where it is written, when there is one and it is a number.
+    pub(crate) fn version(&self) -> Option<(u64, Place)> {
+        self.children(ROOT)
+            .find_map(|id| match (&self.nodes[id].step, &self.nodes[id].value) {
+                (Step::Key(key, place), Value::Unsigned(version)) if key == "version" => {
+                    Some((*version, *place))
+                }
+                _ => None,
+            })
     }
 
     /// The children of a container that decoding still looks at.
@@ -169,11 +187,13 @@ impl Tree {
     pub(crate) fn locate(&self, path: &[crate::path::Step]) -> Place {
         let mut at = ROOT;
         for step in path {
-            let next = self.children(at).find(|&child| match (&self.nodes[child].step, step) {
-                (Step::Key(key, _), crate::path::Step::Key(wanted)) => key == wanted,
-                (Step::Index(i), crate::path::Step::Index(wanted)) => i == wanted,
-                _ => false,
-            });
+            let next = self
+                .children(at)
+                .find(|&child| match (&self.nodes[child].step, step) {
+                    (Step::Key(key, _), crate::path::Step::Key(wanted)) => key == wanted,
+                    (Step::Index(i), crate::path::Step::Index(wanted)) => i == wanted,
+                    _ => false,
+                });
             match next {
                 Some(child) => at = child,
                 None => break,
@@ -188,7 +208,10 @@ impl Tree {
 
 fn place(location: &serde_saphyr::Location) -> Place {
     let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    Place { line: small(location.line()), column: small(location.column()) }
+    Place {
+        line: small(location.line()),
+        column: small(location.column()),
+    }
 }
 
 fn place_of_key(key: &Spanned<String>) -> Place {
@@ -202,27 +225,42 @@ fn source_of(source: &str, raw: &Spanned<Raw>) -> String {
     }
     let span = raw.defined.span();
     let range = (span.byte_offset(), span.byte_len());
-    let (Some(start), Some(length)) = range else { return String::new() };
-    let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(length)) else { return String::new() };
-    source.get(start..start.saturating_add(length)).unwrap_or_default().to_string()
+    let (Some(start), Some(length)) = range else {
+        return String::new();
+    };
+    let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(length)) else {
+        return String::new();
+    };
+    source
+        .get(start..start.saturating_add(length))
+        .unwrap_or_default()
+        .to_string()
 }
 
 /// A syntax error in our words.
-fn refused(error: serde_saphyr::Error) -> ConfigError {
+fn refused(error: serde_saphyr::Error) -> Box<ConfigError> {
     let place = error.location().map(|location| place(&location));
     let fault = match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key, .. } => {
-            Fault::DuplicateKey { key: key.clone().unwrap_or_default() }
-        }
+        serde_saphyr::Error::DuplicateMappingKey { key, .. } => Fault::DuplicateKey {
+            key: key.clone().unwrap_or_default(),
+        },
         serde_saphyr::Error::MultipleDocuments { .. } => Fault::SeveralDocuments,
         other => {
             let text = other.to_string();
             // The place is shown in front, like everywhere else.
-            let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-            Fault::Syntax { reason: reason.to_string() }
+            let reason = text
+                .rsplit_once(" at line ")
+                .map_or(text.as_str(), |(reason, _)| reason);
+            Fault::Syntax {
+                reason: reason.to_string(),
+            }
         }
     };
-    ConfigError { place, path: String::new(), fault }
+    Box::new(ConfigError {
+        place,
+        path: String::new(),
+        fault,
+    })
 }
 
 /// A value as the parser gives it.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clearway_wire::{Dscp, Pcp, Vid};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer, value::SeqAccessDeserializer};
+use serde::de::{
+    self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer, value::SeqAccessDeserializer,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::port::TrunkMap;
@@ -137,10 +139,20 @@ impl Visitor<'_> for WordOrNumber {
     /// `None` is the word.
     type Value = Option<u8>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` or a whole number from {} to {}", self.word, self.range.start(), self.range.end())
+        write!(
+            f,
+            "`{}` or a whole number from {} to {}",
+            self.word,
+            self.range.start(),
+            self.range.end()
+        )
     }
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u8>, E> {
-        if text == self.word { Ok(None) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+        if text == self.word {
+            Ok(None)
+        } else {
+            Err(E::invalid_value(de::Unexpected::Str(text), &self))
+        }
     }
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<u8>, E> {
         u8::try_from(number)
@@ -172,7 +184,10 @@ impl Serialize for PcpPolicy {
 
 impl<'de> Deserialize<'de> for PcpPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PcpPolicy, D::Error> {
-        let number = deserializer.deserialize_any(WordOrNumber { word: "keep", range: 0..=7 })?;
+        let number = deserializer.deserialize_any(WordOrNumber {
+            word: "keep",
+            range: 0..=7,
+        })?;
         // The visitor holds the range, so a number always is a PCP.
         Ok(number.and_then(Pcp::new).map_or(PcpPolicy::Keep, PcpPolicy::Set))
     }
@@ -211,9 +226,14 @@ impl Serialize for DscpPolicy {
 
 impl<'de> Deserialize<'de> for DscpPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DscpPolicy, D::Error> {
-        let number = deserializer.deserialize_any(WordOrNumber { word: "copy", range: 0..=63 })?;
+        let number = deserializer.deserialize_any(WordOrNumber {
+            word: "copy",
+            range: 0..=63,
+        })?;
         // The visitor holds the range, so a number always is a DSCP.
-        Ok(number.and_then(Dscp::new).map_or(DscpPolicy::Copy, DscpPolicy::Set))
+        Ok(number
+            .and_then(Dscp::new)
+            .map_or(DscpPolicy::Copy, DscpPolicy::Set))
     }
 }
 
@@ -271,10 +291,9 @@ impl<'de> Deserialize<'de> for TrunkItem {
         struct ItemVisitor;
         impl ItemVisitor {
             fn vid<E: de::Error>(&self, number: u64) -> Result<Vid, E> {
-                u16::try_from(number)
-                    .ok()
-                    .and_then(Vid::new)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &"a VLAN id from 1 to 4094"))
+                u16::try_from(number).ok().and_then(Vid::new).ok_or_else(|| {
+                    E::invalid_value(de::Unexpected::Unsigned(number), &"a VLAN id from 1 to 4094")
+                })
             }
         }
         impl<'de> Visitor<'de> for ItemVisitor {
@@ -435,7 +454,11 @@ impl Damping {
 
 impl Default for Damping {
     fn default() -> Damping {
-        Damping { moves: 5, window: Period::from_secs(10), hold: Period::from_secs(30) }
+        Damping {
+            moves: 5,
+            window: Period::from_secs(10),
+            hold: Period::from_secs(30),
+        }
     }
 }
 

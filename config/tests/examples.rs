@@ -8,7 +8,10 @@ use clearway_config::Spec;
 
 fn examples() -> Vec<(PathBuf, Spec)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
@@ -24,9 +27,19 @@ fn every_example_is_valid_and_survives_the_round_trip() {
     assert!(examples.len() >= 7, "only {} examples", examples.len());
     for (path, spec) in examples {
         let yaml = spec.to_yaml().unwrap();
-        assert_eq!(Spec::from_yaml(&yaml, "again").as_ref(), Ok(&spec), "{}:\n{yaml}", path.display());
+        assert_eq!(
+            Spec::from_yaml(&yaml, "again").as_ref(),
+            Ok(&spec),
+            "{}:\n{yaml}",
+            path.display()
+        );
         let json = serde_json::to_string(&spec).unwrap();
-        assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec, "{}", path.display());
+        assert_eq!(
+            serde_json::from_str::<Spec>(&json).unwrap(),
+            spec,
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -66,5 +79,8 @@ fn the_reference_is_up_to_date() {
         fs::write(&path, &wanted).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "docs/config.md is out of date; run: UPDATE_DOCS=1 cargo test -p clearway-config");
+    assert!(
+        found == wanted,
+        "docs/config.md is out of date; run: UPDATE_DOCS=1 cargo test -p clearway-config"
+    );
 }

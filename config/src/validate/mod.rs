@@ -38,7 +38,11 @@ impl Spec {
         bridges::check(self, &mut findings);
         vteps::check(self, &mut findings);
         ports::cross_connects(self, &mut findings);
-        if findings.0.is_empty() { Ok(()) } else { Err(findings.0) }
+        if findings.0.is_empty() {
+            Ok(())
+        } else {
+            Err(findings.0)
+        }
     }
 }
 
@@ -54,7 +58,11 @@ impl Findings {
     /// Reports a number or a duration that is out of its range.
     fn range<T: PartialOrd + Display>(&mut self, path: Path, value: &T, range: &RangeInclusive<T>) {
         if !range.contains(value) {
-            let (found, min, max) = (value.to_string(), range.start().to_string(), range.end().to_string());
+            let (found, min, max) = (
+                value.to_string(),
+                range.start().to_string(),
+                range.end().to_string(),
+            );
             self.add(path, Problem::Range { found, min, max });
         }
     }
@@ -95,7 +103,15 @@ impl Findings {
         }
         let near = nearest(name.as_str(), map.keys().map(Name::as_str));
         let nearest = map.keys().find(|key| Some(key.as_str()) == near).cloned();
-        self.add(path, Problem::NoSuch { what, section, name: name.clone(), nearest });
+        self.add(
+            path,
+            Problem::NoSuch {
+                what,
+                section,
+                name: name.clone(),
+                nearest,
+            },
+        );
         false
     }
 }
@@ -113,10 +129,19 @@ fn entry(section: (&'static str, &'static str), name: &Name) -> Path {
 /// The version, `engine` and `api`.
 fn document(spec: &Spec, host: &HostFacts, findings: &mut Findings) {
     if spec.version != Spec::VERSION {
-        findings.add(Path::root("version"), Problem::Version { found: spec.version });
+        findings.add(
+            Path::root("version"),
+            Problem::Version {
+                found: spec.version.into(),
+            },
+        );
     }
     let engine = Path::root("engine");
-    findings.range(engine.at("fdb-capacity"), &spec.engine.fdb_capacity, &Engine::FDB_CAPACITY);
+    findings.range(
+        engine.at("fdb-capacity"),
+        &spec.engine.fdb_capacity,
+        &Engine::FDB_CAPACITY,
+    );
     let workers = engine.at("workers");
     let (found, most) = (spec.engine.workers.len(), Engine::MAX_WORKERS);
     if found > most {
@@ -126,12 +151,24 @@ fn document(spec: &Spec, host: &HostFacts, findings: &mut Findings) {
     for (i, worker) in spec.engine.workers.iter().enumerate() {
         let (core, path) = (worker.core, workers.at(i).at("core"));
         if let Some(other) = first.get(&core) {
-            findings.add(path.clone(), Problem::CoreTwice { core, other: workers.at(*other) });
+            findings.add(
+                path.clone(),
+                Problem::CoreTwice {
+                    core,
+                    other: workers.at(*other),
+                },
+            );
         } else {
             first.insert(core, i);
         }
         if let Some(cores) = host.cores.as_ref().filter(|cores| !cores.contains(&core)) {
-            findings.add(path, Problem::NoSuchCore { core, usable: ranges(cores) });
+            findings.add(
+                path,
+                Problem::NoSuchCore {
+                    core,
+                    usable: ranges(cores),
+                },
+            );
         }
     }
     let socket = Path::root("api").at("socket");
@@ -140,7 +177,13 @@ fn document(spec: &Spec, host: &HostFacts, findings: &mut Findings) {
         findings.add(socket.clone(), Problem::SocketRelative { path: path.clone() });
     }
     if length > Api::MAX_SOCKET {
-        findings.add(socket, Problem::SocketTooLong { length, most: Api::MAX_SOCKET });
+        findings.add(
+            socket,
+            Problem::SocketTooLong {
+                length,
+                most: Api::MAX_SOCKET,
+            },
+        );
     }
 }
 
@@ -153,7 +196,13 @@ fn ranges(numbers: &BTreeSet<u16>) -> String {
             _ => ranges.push((n, n)),
         }
     }
-    let texts: Vec<_> =
-        ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
-    if texts.is_empty() { "none".into() } else { texts.join(", ") }
+    let texts: Vec<_> = ranges
+        .iter()
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .collect();
+    if texts.is_empty() {
+        "none".into()
+    } else {
+        texts.join(", ")
+    }
 }

@@ -33,7 +33,13 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
             let Some(file) = file else { continue };
             // Reading one capture through several ports is fine.
             if let Some(other) = files.get(file.as_path()).filter(|_| key == "write") {
-                findings.add(path.at(key), Problem::FileTwice { file: file.clone(), other: other.clone() });
+                findings.add(
+                    path.at(key),
+                    Problem::FileTwice {
+                        file: file.clone(),
+                        other: other.clone(),
+                    },
+                );
             } else {
                 files.insert(file, path.at(key));
             }
@@ -72,14 +78,25 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         .chain(pcapng.iter().map(|key| (PortKind::Pcapng, key)));
     for (owner, (key, set)) in owners {
         if *set && owner != port.kind {
-            findings.add(path.at(*key), Problem::OtherKind { owner, kind: port.kind });
+            findings.add(
+                path.at(*key),
+                Problem::OtherKind {
+                    owner,
+                    kind: port.kind,
+                },
+            );
         }
     }
-    let needs = |keys| Problem::PortNeeds { kind: port.kind, keys };
+    let needs = |keys| Problem::PortNeeds {
+        kind: port.kind,
+        keys,
+    };
     match port.kind {
-        PortKind::AfXdp if port.interface.is_none() => findings.add(path.clone(), needs("the key `interface`")),
+        PortKind::AfXdp if port.interface.is_none() => {
+            findings.add(path.clone(), needs("the key `interface`"))
+        }
         PortKind::Pcapng if port.read.is_none() && port.write.is_none() => {
-            findings.add(path.clone(), needs("one of the keys `read` and `write`, or both"));
+            findings.add(path.clone(), needs("the key `read`, `write` or both"));
         }
         PortKind::Pcapng if port.read.is_none() => {
             for (key, set) in [("loop", port.repeat), ("rate", port.rate.is_some())] {
@@ -100,12 +117,21 @@ fn interface_name(name: &str, path: Path, findings: &mut Findings) {
         "it has more than 15 bytes, the most that the kernel takes"
     } else if name == "." || name == ".." {
         "the kernel does not take `.` and `..`"
-    } else if name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
+    } else if name
+        .chars()
+        .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+    {
         "it has a `/`, a `:` or a space, which the kernel does not take"
     } else {
         return;
     };
-    findings.add(path, Problem::Interface { name: name.to_string(), reason });
+    findings.add(
+        path,
+        Problem::Interface {
+            name: name.to_string(),
+            reason,
+        },
+    );
 }
 
 fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
@@ -114,14 +140,24 @@ fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
         if Port::RING_SIZE.contains(&size) && !size.is_power_of_two() {
             // In the range, so that both neighbours exist.
             let above = size.next_power_of_two();
-            findings.add(path, Problem::NotPowerOfTwo { found: size, below: above / 2, above });
+            findings.add(
+                path,
+                Problem::NotPowerOfTwo {
+                    found: size,
+                    below: above / 2,
+                    above,
+                },
+            );
         } else {
             findings.range(path, &size, &Port::RING_SIZE);
         }
     }
     if let Some(frames) = port.frames {
         findings.range(path.at("frames"), &frames, &Port::FRAMES);
-        if let Some(ring_size) = port.ring_size.filter(|&size| frames < size && Port::FRAMES.contains(&frames)) {
+        if let Some(ring_size) = port
+            .ring_size
+            .filter(|&size| frames < size && Port::FRAMES.contains(&frames))
+        {
             findings.add(path.at("frames"), Problem::FewFrames { frames, ring_size });
         }
     }
@@ -138,7 +174,11 @@ fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
         findings.range(path.at("learn-limit"), &limit, &BridgeDomain::LEARN_LIMIT);
     }
     let storm = &port.storm_control;
-    for (key, rate) in [("broadcast", storm.broadcast), ("unknown", storm.unknown), ("multicast", storm.multicast)] {
+    for (key, rate) in [
+        ("broadcast", storm.broadcast),
+        ("unknown", storm.unknown),
+        ("multicast", storm.multicast),
+    ] {
         if let Some(rate) = rate {
             findings.range(path.at("storm-control").at(key), &rate, &(1..=u32::MAX));
         }
@@ -176,7 +216,13 @@ fn addresses(port: &Port, path: &Path, findings: &mut Findings) {
     for (i, &mac) in port.allowed_macs.iter().enumerate() {
         findings.unicast_mac(path.at(i), mac);
         if let Some(first) = port.allowed_macs[..i].iter().position(|&other| other == mac) {
-            findings.add(path.at(i), Problem::MacTwice { mac, other: path.at(first) });
+            findings.add(
+                path.at(i),
+                Problem::MacTwice {
+                    mac,
+                    other: path.at(first),
+                },
+            );
         }
     }
 }
@@ -189,7 +235,10 @@ fn service_keys(port: &Port) -> Vec<&'static str> {
         ("tunnel", port.tunnel.is_some()),
         ("native", port.native.is_some()),
     ];
-    keys.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect()
+    keys.into_iter()
+        .filter(|(_, set)| *set)
+        .map(|(key, _)| key)
+        .collect()
 }
 
 fn service(spec: &Spec, port: &Port, path: &Path, by_vlan: &BTreeMap<Vid, &Name>, findings: &mut Findings) {
@@ -199,9 +248,18 @@ fn service(spec: &Spec, port: &Port, path: &Path, by_vlan: &BTreeMap<Vid, &Name>
     if conflict {
         findings.add(path.clone(), Problem::Services { keys: keys.clone() });
     } else if let Some(domain) = port.native.as_ref().filter(|_| port.trunk.is_empty()) {
-        findings.add(path.at("native"), Problem::NativeAlone { domain: domain.clone() });
+        findings.add(
+            path.at("native"),
+            Problem::NativeAlone {
+                domain: domain.clone(),
+            },
+        );
     }
-    for (key, domain) in [("access", &port.access), ("tunnel", &port.tunnel), ("native", &port.native)] {
+    for (key, domain) in [
+        ("access", &port.access),
+        ("tunnel", &port.tunnel),
+        ("native", &port.native),
+    ] {
         let Some(domain) = domain else { continue };
         findings.exists(path.at(key), domain, BRIDGE_DOMAIN, &spec.bridge_domains);
         if port.kind == PortKind::AfXdp && port.steering == Steering::Shared {
@@ -251,22 +309,38 @@ fn trunk_item(
         TrunkItem::All | TrunkItem::Range(..) => None,
     };
     if let Some(domain) = domain.filter(|&domain| port.native.as_ref() == Some(domain)) {
-        findings.add(at.clone(), Problem::NativeTagged { domain: domain.clone() });
+        findings.add(
+            at.clone(),
+            Problem::NativeTagged {
+                domain: domain.clone(),
+            },
+        );
     }
     let (protocol, first, last, inner) = span(item);
     for (j, other) in port.trunk[..i].iter().enumerate() {
         let (other_protocol, other_first, other_last, other_inner) = span(other);
         // An object takes its VID out of `all`: that is how one VLAN of many is translated.
-        let carved = matches!((item, other), (TrunkItem::All, TrunkItem::Map(_)) | (TrunkItem::Map(_), TrunkItem::All));
+        let carved = matches!(
+            (item, other),
+            (TrunkItem::All, TrunkItem::Map(_)) | (TrunkItem::Map(_), TrunkItem::All)
+        );
         if carved || protocol != other_protocol || last < other_first || other_last < first {
             continue;
         }
         let (vlan, other) = (first.max(other_first), path.at("trunk").at(j));
         match (inner, other_inner) {
             (Some(a), Some(b)) if a != b => continue,
-            (None, None) | (Some(_), Some(_)) => findings.add(at.clone(), Problem::TrunkOverlap { vlan, other }),
+            (None, None) | (Some(_), Some(_)) => {
+                findings.add(at.clone(), Problem::TrunkOverlap { vlan, other })
+            }
             (Some(_), None) => findings.add(at.clone(), Problem::TrunkSplit { vlan, other }),
-            (None, Some(_)) => findings.add(other, Problem::TrunkSplit { vlan, other: at.clone() }),
+            (None, Some(_)) => findings.add(
+                other,
+                Problem::TrunkSplit {
+                    vlan,
+                    other: at.clone(),
+                },
+            ),
         }
         return;
     }
@@ -284,21 +358,41 @@ pub(super) fn cross_connects(spec: &Spec, findings: &mut Findings) {
             let path = section.at(i).at(end);
             findings.exists(path.clone(), name, PORT, &spec.ports);
             if let Some(other) = ends.get(name) {
-                let problem = Problem::CrossConnectTwice { port: name.clone(), other: other.clone() };
+                let problem = Problem::CrossConnectTwice {
+                    port: name.clone(),
+                    other: other.clone(),
+                };
                 findings.add(path.clone(), problem);
             } else {
                 ends.insert(name, section.at(i));
             }
-            let Some(port) = spec.ports.get(name) else { continue };
+            let Some(port) = spec.ports.get(name) else {
+                continue;
+            };
             if let Some(&key) = service_keys(port).first() {
-                findings.add(path.clone(), Problem::CrossConnectService { port: name.clone(), key });
+                findings.add(
+                    path.clone(),
+                    Problem::CrossConnectService {
+                        port: name.clone(),
+                        key,
+                    },
+                );
             }
             if port.steering == Steering::Shared {
                 findings.add(path.clone(), Problem::CrossConnectShared { port: name.clone() });
             }
-            let vtep = spec.vteps.iter().find(|(_, vtep)| vtep.port.as_ref() == Some(name));
+            let vtep = spec
+                .vteps
+                .iter()
+                .find(|(_, vtep)| vtep.port.as_ref() == Some(name));
             if let Some((vtep, _)) = vtep {
-                findings.add(path, Problem::CrossConnectVtep { port: name.clone(), vtep: vtep.clone() });
+                findings.add(
+                    path,
+                    Problem::CrossConnectVtep {
+                        port: name.clone(),
+                        vtep: vtep.clone(),
+                    },
+                );
             }
         }
     }

@@ -23,7 +23,14 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
         let (local, udp_port) = (vtep.local, vtep.udp_port);
         if let Some(&other) = endpoints.get(&(local, udp_port)) {
             let other = Name::clone(other);
-            findings.add(path.at("local"), Problem::VtepTwice { local, udp_port, other });
+            findings.add(
+                path.at("local"),
+                Problem::VtepTwice {
+                    local,
+                    udp_port,
+                    other,
+                },
+            );
         } else {
             endpoints.insert((local, udp_port), name);
         }
@@ -42,7 +49,10 @@ fn underlay(spec: &Spec, vtep: &Vtep, (name, port): (&Name, &Port), path: &Path,
         findings.add(path.at("port"), Problem::VtepExclusive { port: name.clone() });
     }
     let carried = spec.carried(port);
-    if let Some(taken) = carried.iter().find(|carried| is_underlay(carried.frames, vtep.vlan)) {
+    if let Some(taken) = carried
+        .iter()
+        .find(|carried| is_underlay(carried.frames, vtep.vlan))
+    {
         let (key, frames) = match vtep.vlan {
             Some(vlan) => ("vlan", format!("the frames of VLAN {vlan}")),
             None => ("port", "the untagged frames".to_string()),
