@@ -7,10 +7,11 @@ mod common;
 use std::hint::black_box;
 
 use clearway_wire::checksum::{L4Checksum, fill_l4_checksum, l4_checksum, l4_checksum_is_partial};
+use clearway_wire::udp::udp_datagram_of;
 use clearway_wire::{
     Arp, ArpPacket, EtherType, EthernetFrame, Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv6Packet, MacAddr,
-    Ndp, Pretty, Tag, Tci, TcpPacket, UdpPacket, Vni, VxlanPacket, flow_hash, icmpv4, icmpv6, ip, ndp,
-    parse_tags, source_port, tcp, udp_datagram, vlan, vxlan_datagram,
+    Ndp, Outer, OuterError, Pretty, Tag, Tci, TcpPacket, UdpPacket, Vni, VxlanPacket, flow_hash, icmpv4,
+    icmpv6, ip, ndp, parse_tags, source_port, tcp, udp_datagram, vlan, vxlan_datagram,
 };
 
 /// A good frame (which one: `kind`), with single bytes changed and the end cut off.
@@ -112,6 +113,20 @@ fuzz!(
                 let end = datagram.payload_offset + datagram.payload_len;
                 assert!(datagram.payload_offset >= l3_offset + 28 && end <= bytes.len());
                 black_box(datagram.verify_udp_checksum(bytes));
+            }
+            // The first segment of a chained frame gives what the whole does, or is too short for the headers.
+            let whole = udp_datagram(bytes, l3_offset);
+            for head in [0, 33, 34, 42, 54, 62, 100] {
+                let head = &bytes[..head.min(bytes.len())];
+                let of_head = udp_datagram_of(head, l3_offset, bytes.len());
+                assert!(
+                    of_head == whole || of_head == Err(OuterError::Truncated),
+                    "{of_head:?} {whole:?}"
+                );
+                if let Ok(datagram) = of_head {
+                    black_box(datagram.verify_udp_checksum(head));
+                    let _ = black_box(Outer::from_datagram(head, datagram));
+                }
             }
             if let Ok(outer) = vxlan_datagram(bytes, l3_offset) {
                 assert!(outer.inner_offset >= l3_offset + 36 && outer.inner_len >= 14);
