@@ -149,8 +149,9 @@ impl Frame {
     #[must_use]
     pub fn headroom(&self) -> u32 {
         match self.region_ref() {
-            // Chunks are aligned to their size, relative to the region's base.
-            Some(region) => (self.address() as u32) & (region.chunk_size() - 1),
+            // Not the address modulo the chunk size: a frame whose bytes were all pulled may point one past its
+            // chunk's end, which is the next chunk's start.
+            Some(region) => (self.address() - (u64::from(self.chunk) << region.shift)) as u32,
             None => 0,
         }
     }
@@ -391,6 +392,27 @@ mod tests {
         frame.truncate(4000);
         assert_eq!(frame.bytes(), [7; 40]);
         pools.free(frame);
+        drop(pools);
+        assert_eq!(umem.depot_chunks(), 64);
+    }
+
+    #[test]
+    fn a_frame_pulled_to_the_end_of_its_chunk_stays_in_it() {
+        let (umem, mut pools) = setup(64);
+        let mut frame = pools.frame_from(umem.id(), &[7; 1792]).expect("chunk");
+        let mut neighbour: Vec<Frame> = std::iter::from_fn(|| pools.alloc(umem.id())).collect();
+        assert!(frame.advance(1792));
+        assert_eq!((frame.len(), frame.headroom()), (0, 2048));
+        assert!(frame.push_front(1792));
+        assert_eq!((frame.bytes(), frame.headroom()), (&[7; 1792][..], 256));
+        assert!(frame.advance(1792));
+        pools.free(neighbour.pop().expect("63 of them"));
+        assert!(frame.append(pools.get(umem.id()).expect("pool"), &[1, 2, 3]));
+        assert_eq!(frame.segments().collect::<Vec<_>>(), [&[][..], &[1, 2, 3]]);
+        neighbour
+            .into_iter()
+            .chain([frame])
+            .for_each(|frame| pools.free(frame));
         drop(pools);
         assert_eq!(umem.depot_chunks(), 64);
     }

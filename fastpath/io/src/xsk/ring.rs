@@ -387,6 +387,77 @@ impl Rings {
     }
 }
 
+/// The kernel's end of a socket's rings, for tests of what the real kernel never does.
+#[cfg(test)]
+pub(crate) struct FakeKernel {
+    fill: Consumer<u64>,
+    rx: Producer<xdp_desc>,
+    tx: Consumer<xdp_desc>,
+    completion: Producer<u64>,
+}
+
+#[cfg(test)]
+impl FakeKernel {
+    /// Both ends, and the file that they lie in.
+    pub(crate) fn new(sizes: RingSizes) -> (Rings, Self, std::fs::File) {
+        use std::os::fd::AsFd;
+        let file = tempfile::tempfile().expect("temporary file");
+        file.set_len(4 * 8192).expect("sparse file");
+        let at = xdp_ring_offset {
+            producer: 0,
+            consumer: 64,
+            flags: 128,
+            desc: 192,
+        };
+        let fd = file.as_fd();
+        let addresses = |index: i64, size| Shared::<u64>::map(fd, size, &at, index * 8192).expect("mapping");
+        let descriptors =
+            |index: i64, size| Shared::<xdp_desc>::map(fd, size, &at, index * 8192).expect("mapping");
+        let rings = Rings {
+            fill: FillRing(Producer::new(addresses(0, sizes.rx))),
+            rx: RxRing(Consumer::new(descriptors(1, sizes.rx))),
+            tx: TxRing(Producer::new(descriptors(2, sizes.tx))),
+            completion: CompletionRing(Consumer::new(addresses(3, sizes.tx))),
+            sizes,
+        };
+        let kernel = Self {
+            fill: Consumer::new(addresses(0, sizes.rx)),
+            rx: Producer::new(descriptors(1, sizes.rx)),
+            tx: Consumer::new(descriptors(2, sizes.tx)),
+            completion: Producer::new(addresses(3, sizes.tx)),
+        };
+        (rings, kernel, file)
+    }
+
+    pub(crate) fn take_fill(&mut self) -> Option<u64> {
+        let address = self.fill.pop();
+        self.fill.release();
+        address
+    }
+
+    pub(crate) fn give_rx(&mut self, addr: u64, len: u32, more: bool) {
+        assert!(self.rx.room(1) > 0, "rx ring is full");
+        self.rx.push(xdp_desc {
+            addr,
+            len,
+            options: u32::from(more),
+        });
+        self.rx.publish();
+    }
+
+    pub(crate) fn take_tx(&mut self) -> Option<(u64, u32, bool)> {
+        let desc = self.tx.pop();
+        self.tx.release();
+        desc.map(|desc| (desc.addr, desc.len, desc.options == libc::XDP_PKT_CONTD))
+    }
+
+    pub(crate) fn give_completion(&mut self, address: u64) {
+        assert!(self.completion.room(1) > 0, "completion ring is full");
+        self.completion.push(address);
+        self.completion.publish();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

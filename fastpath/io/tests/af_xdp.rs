@@ -1,0 +1,650 @@
+//! AF_XDP between veths: what the contract of `Port` does not say. Needs root; each test has a network
+//! namespace of its own.
+
+mod support;
+
+use clearway_io::{
+    AfXdpPort, AttachMode, BusyPoll, Fault, Frame, FrameBatch, HugePages, Interface, ModeRequest, PoolSet,
+    Port, QueueConfig, RingSizes, Steering, SteeringCounts, Umem, UmemGeometry, UmemGroup, VtepFilter,
+    XdpError, XdpProgram, XskError,
+};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+use support::{PATIENCE, Wire, frame, fresh_netns, ip, readable, veth, within};
+
+const CONFIG: QueueConfig = QueueConfig {
+    rings: RingSizes { rx: 256, tx: 256 },
+    mode: ModeRequest::Auto,
+    busy_poll: None,
+    tx_budget: 256,
+};
+
+struct Setup {
+    umem: Umem,
+    pools: PoolSet,
+    group: UmemGroup,
+}
+
+fn setup() -> Setup {
+    let geometry = UmemGeometry {
+        chunk_size: 2048,
+        chunks: 2048,
+        huge_pages: HugePages::Off,
+    };
+    let umem = Umem::new(geometry).expect("memory");
+    let mut pools = PoolSet::new();
+    pools.add(&umem);
+    Setup {
+        group: UmemGroup::new(umem.clone()),
+        umem,
+        pools,
+    }
+}
+
+impl Setup {
+    /// A port on queue 0 with a program that gives it everything.
+    fn open(&mut self, name: &str) -> (AfXdpPort, XdpProgram) {
+        let interface = Interface::find(name).expect("interface");
+        let mut port = self.group.open(&interface, 0, &CONFIG).expect("port");
+        let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+        program.register(0, port.socket()).expect("register");
+        program
+            .attach(&interface, ModeRequest::Auto, false)
+            .expect("attach");
+        port.reclaim(&mut self.pools);
+        (port, program)
+    }
+
+    /// The frames that wait, waited for up to a second if `some` are expected.
+    fn receive(&mut self, port: &mut AfXdpPort, some: bool) -> Vec<Frame> {
+        let time = if some {
+            PATIENCE
+        } else {
+            Duration::from_millis(100)
+        };
+        let mut batch = FrameBatch::new();
+        within(time, || {
+            (port.rx_batch(&mut self.pools, &mut batch) > 0).then_some(())
+        });
+        batch.into_iter().collect()
+    }
+
+    /// Takes frames until there are `count`.
+    fn receive_count(&mut self, port: &mut AfXdpPort, count: usize) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let more = self.receive_bytes(port, true);
+            assert!(!more.is_empty(), "only {} of {count} arrived", all.len());
+            all.extend(more);
+        }
+        all
+    }
+
+    /// Takes what waits and gives its bytes.
+    fn receive_bytes(&mut self, port: &mut AfXdpPort, some: bool) -> Vec<Vec<u8>> {
+        let frames = self.receive(port, some);
+        let bytes = frames
+            .iter()
+            .map(|f| f.segments().flatten().copied().collect())
+            .collect();
+        frames.into_iter().for_each(|frame| self.pools.free(frame));
+        bytes
+    }
+
+    fn finish(self) {
+        drop((self.group, self.pools));
+        assert_eq!(self.umem.depot_chunks(), self.umem.chunks(), "chunks are lost");
+    }
+}
+
+#[test]
+fn frames_move_between_ports_of_a_group_without_a_copy() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far0", "near0", 1500);
+    veth("far1", "near1", 1500);
+    let mut setup = setup();
+    let ((mut port0, _program0), (mut port1, _program1)) = (setup.open("near0"), setup.open("near1"));
+    assert_eq!(setup.group.sockets(), 2);
+    assert_eq!(setup.group.zero_copy(), Some(false), "veth can't");
+    let (far0, far1) = (Wire::open("far0"), Wire::open("far1"));
+    for number in 0..100 {
+        far0.send(&frame(number, 200));
+        let mut frames = setup.receive(&mut port0, true);
+        assert_eq!(frames.len(), 1);
+        // No free chunk is left, so a copy would fail.
+        let hoard: Vec<Frame> = std::iter::from_fn(|| setup.pools.alloc(setup.umem.id())).collect();
+        assert_eq!(port1.tx_batch(&mut setup.pools, &mut frames).packets, 1);
+        hoard.into_iter().for_each(|frame| setup.pools.free(frame));
+        assert_eq!(far1.recv().as_deref(), Some(&frame(number, 200)[..]));
+        port0.reclaim(&mut setup.pools);
+        port1.reclaim(&mut setup.pools);
+    }
+    // Any bound socket serves as the group's reference: the first may go.
+    port0.close();
+    let (port0, _program) = (
+        setup
+            .group
+            .open(&Interface::find("near0").expect("near0"), 0, &CONFIG),
+        (),
+    );
+    assert_eq!(setup.group.sockets(), 2);
+    drop((port0, port1));
+    setup.finish();
+}
+
+#[test]
+fn a_queue_can_be_opened_again_at_once_and_by_one_only() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let near = Interface::find("near").expect("near");
+    for _ in 0..20 {
+        setup
+            .group
+            .open(&near, 0, &CONFIG)
+            .expect("the last socket has just closed")
+            .close();
+        assert_eq!(setup.umem.depot_chunks() + setup.pools.chunks(), 2048);
+    }
+    let port = setup.group.open(&near, 0, &CONFIG).expect("port");
+    let mut other = UmemGroup::new(self::setup().umem);
+    let error = other.open(&near, 0, &CONFIG).err().expect("the queue is taken");
+    assert_eq!(error.errno(), Some(libc::EBUSY));
+    assert!(error.to_string().contains("near queue 0"), "{error}");
+    let error = setup
+        .group
+        .open(&near, 7, &CONFIG)
+        .err()
+        .expect("there is one queue");
+    assert_eq!(error.errno(), Some(libc::EINVAL), "{error}");
+    drop(port);
+    setup.finish();
+}
+
+#[test]
+fn modes_that_are_forced_and_impossible_are_refused() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let near = Interface::find("near").expect("near");
+    let zero_copy = QueueConfig {
+        mode: ModeRequest::ZeroCopy,
+        ..CONFIG
+    };
+    let error = setup.group.open(&near, 0, &zero_copy).err().expect("veth can't");
+    assert_eq!(error.errno(), Some(libc::EOPNOTSUPP), "{error}");
+    let port = setup.group.open(&near, 0, &CONFIG).expect("port");
+    let error = setup
+        .group
+        .open(&near, 0, &zero_copy)
+        .err()
+        .expect("the group copies");
+    assert!(matches!(error, XskError::GroupMode { .. }), "{error}");
+    let rings = QueueConfig {
+        rings: RingSizes { rx: 100, tx: 256 },
+        ..CONFIG
+    };
+    assert!(matches!(
+        setup.group.open(&near, 0, &rings),
+        Err(XskError::RingSize { size: 100, .. })
+    ));
+    drop(port);
+    setup.finish();
+}
+
+#[test]
+fn a_deleted_interface_faults_the_port_and_a_new_one_is_opened() {
+    if !fresh_netns() {
+        return;
+    }
+    let mut setup = setup();
+    for round in 0..2 {
+        veth("far", "near", 1500);
+        let (mut port, program) = setup.open("near");
+        Wire::open("far").send(&frame(round, 60));
+        assert_eq!(setup.receive_bytes(&mut port, true), [frame(round, 60)]);
+        assert_eq!((port.rx_lost().missed, port.fault()), (0, None));
+        ip("link del near");
+        let mut frames = vec![
+            setup
+                .pools
+                .frame_from(setup.umem.id(), &frame(0, 60))
+                .expect("chunk"),
+        ];
+        if round == 0 {
+            port.tx_batch(&mut setup.pools, &mut frames);
+        } else {
+            // Without traffic the once-a-second call finds out.
+            port.rx_lost();
+        }
+        let expected = Fault(format!(
+            "near queue 0: {}: the interface is gone",
+            if round == 0 { "sending" } else { "receiving" }
+        ));
+        assert_eq!(port.fault(), Some(&expected));
+        let before = frames.len();
+        assert_eq!(port.tx_batch(&mut setup.pools, &mut frames), Default::default());
+        assert_eq!(frames.len(), before, "a faulty port takes nothing");
+        assert!(setup.receive(&mut port, false).is_empty() && port.wait_fd().is_none());
+        frames.into_iter().for_each(|frame| setup.pools.free(frame));
+        drop((port, program));
+    }
+    setup.finish();
+}
+
+#[test]
+fn an_interface_that_is_down_faults_the_port() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let (mut port, _program) = setup.open("near");
+    ip("link set near down");
+    port.rx_lost();
+    assert_eq!(
+        port.fault(),
+        Some(&Fault("near queue 0: receiving: the interface is down".into()))
+    );
+    drop(port);
+    setup.finish();
+}
+
+/// On a veth the socket never learns which NAPI to poll (docs/decisions/0002), so this shows that asking for it
+/// does no harm and that the port says so; drivers' NAPI is polled in the tests with QEMU.
+#[test]
+fn busy_polling_without_a_napi_to_poll_does_no_harm() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let near = Interface::find("near").expect("near");
+    let config = QueueConfig {
+        busy_poll: Some(BusyPoll {
+            micros: 20,
+            budget: 64,
+        }),
+        ..CONFIG
+    };
+    let mut port = setup.group.open(&near, 0, &config).expect("port");
+    let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+    program.register(0, port.socket()).expect("register");
+    program.attach(&near, ModeRequest::Auto, false).expect("attach");
+    port.reclaim(&mut setup.pools);
+    assert_eq!(port.napi_id(), None, "nothing was received yet");
+    let far = Wire::open("far");
+    let mut got = Vec::new();
+    for number in 0..50 {
+        far.send(&frame(number, 60));
+        got.extend(setup.receive_bytes(&mut port, true));
+        port.reclaim(&mut setup.pools);
+    }
+    assert!(
+        got == (0..50).map(|number| frame(number, 60)).collect::<Vec<_>>(),
+        "{} arrived",
+        got.len()
+    );
+    drop((port, program));
+    setup.finish();
+}
+
+#[test]
+fn a_short_frame_is_not_sent_and_costs_no_chunk() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let (mut port, _program) = setup.open("near");
+    let far = Wire::open("far");
+    let mut frames: Vec<Frame> = [&frame(0, 13 + 5)[..13], &frame(1, 60)]
+        .map(|bytes| setup.pools.frame_from(setup.umem.id(), bytes).expect("chunk"))
+        .into();
+    assert_eq!(port.tx_batch(&mut setup.pools, &mut frames).packets, 2);
+    assert_eq!((far.recv(), port.tx_discarded()), (Some(frame(1, 60)), 1));
+    drop(port);
+    setup.finish();
+}
+
+#[test]
+fn a_foreign_program_is_refused_by_name_or_replaced() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let near = Interface::find("near").expect("near");
+    assert_eq!(XdpProgram::on_interface(&near).expect("query"), None);
+    // Someone else's, held by a link.
+    let mut other = XdpProgram::load(Steering::Exclusive).expect("program");
+    assert_eq!(
+        other.attach(&near, ModeRequest::Auto, false).expect("attach"),
+        AttachMode::Native
+    );
+    let theirs = XdpProgram::on_interface(&near)
+        .expect("query")
+        .expect("a program");
+    assert_eq!(theirs.name, "clearway");
+    let mut ours = XdpProgram::load(Steering::Exclusive).expect("program");
+    let error = ours
+        .attach(&near, ModeRequest::Auto, false)
+        .expect_err("must be refused");
+    assert!(
+        matches!(&error, XdpError::Foreign { program, .. } if *program == theirs),
+        "{error}"
+    );
+    let expected = format!(
+        "near already carries the XDP program \"clearway\" (id {})",
+        theirs.id
+    );
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    assert_eq!(ours.mode(), None);
+    ours.attach(&near, ModeRequest::Auto, true).expect("replace");
+    assert_eq!(ours.replaced(), [theirs]);
+    let now = XdpProgram::on_interface(&near)
+        .expect("query")
+        .expect("a program");
+    assert_ne!(now.id, ours.replaced()[0].id);
+    drop(ours);
+    assert_eq!(
+        XdpProgram::on_interface(&near).expect("query"),
+        None,
+        "it goes with its link"
+    );
+    // Someone else's, attached through netlink, in generic mode.
+    let [(_, program), ..] = other.descriptors();
+    let netlink = libbpf_rs::Xdp::new(program);
+    netlink
+        .attach(near.index as i32, libbpf_rs::XdpFlags::SKB_MODE)
+        .expect("attach");
+    let mut ours = XdpProgram::load(Steering::Exclusive).expect("program");
+    let error = ours
+        .attach(&near, ModeRequest::Auto, false)
+        .expect_err("must be refused");
+    assert!(matches!(&error, XdpError::Foreign { .. }), "{error}");
+    assert_eq!(
+        ours.attach(&near, ModeRequest::Generic, true).expect("replace"),
+        AttachMode::Generic
+    );
+    assert_eq!(ours.mode(), Some(AttachMode::Generic));
+}
+
+/// Internet checksum, RFC 1071.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)])))
+        .sum();
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+struct Crafted {
+    destination: [u8; 6],
+}
+
+impl Crafted {
+    fn ethernet(&self, tag: Option<(u16, u16)>, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = [&self.destination[..], &[2, 0, 0, 0, 0, 1]].concat();
+        if let Some((tpid, vid)) = tag {
+            bytes.extend([tpid.to_be_bytes(), vid.to_be_bytes()].concat());
+        }
+        bytes.extend(ethertype.to_be_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().max(60), 0);
+        bytes
+    }
+
+    /// IPv4 from 10.0.0.1 to 10.0.0.2; `options` are whole words.
+    fn ipv4(&self, protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+        let header = 20 + options.len();
+        let mut ip = vec![0x40 | (header / 4) as u8, 0];
+        ip.extend(((header + payload.len()) as u16).to_be_bytes());
+        ip.extend([0, 1]);
+        ip.extend(fragment.to_be_bytes());
+        ip.extend([64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        ip.extend(options);
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum);
+        ip.extend(payload);
+        ip
+    }
+
+    fn ipv6(&self, next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut ip = vec![0x60, 0, 0, 0];
+        ip.extend((payload.len() as u16).to_be_bytes());
+        ip.extend([next, 64]);
+        ip.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        ip.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        ip.extend(payload);
+        ip
+    }
+}
+
+fn udp(port: u16) -> Vec<u8> {
+    let mut bytes = [
+        40000u16.to_be_bytes(),
+        port.to_be_bytes(),
+        16u16.to_be_bytes(),
+        [0, 0],
+    ]
+    .concat();
+    bytes.extend([8, 0, 0, 0, 0, 0, 1, 0]);
+    bytes
+}
+
+/// Waits until the program has seen so many frames.
+fn counted(program: &XdpProgram, frames: u64) {
+    let all = || {
+        let SteeringCounts {
+            redirected,
+            passed,
+            unparsable,
+            dropped,
+        } = program.counts().expect("counts");
+        redirected + passed + unparsable + dropped
+    };
+    within(PATIENCE, || (all() >= frames).then_some(()));
+}
+
+fn mac(interface: &str) -> [u8; 6] {
+    let text = support::link(interface);
+    let mac = text
+        .split("link/ether ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("a MAC");
+    let bytes: Vec<u8> = mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("hex"))
+        .collect();
+    bytes.try_into().expect("six bytes")
+}
+
+#[test]
+fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    ip("addr add 10.0.0.2/24 dev near");
+    ip("neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev near");
+    let mut setup = setup();
+    let near = Interface::find("near").expect("near");
+    let mut port = setup.group.open(&near, 0, &CONFIG).expect("port");
+    port.reclaim(&mut setup.pools);
+    let mut program = XdpProgram::load(Steering::Shared).expect("program");
+    program.register(0, port.socket()).expect("register");
+    let vtep = |address: &str, port, vid| VtepFilter {
+        address: address.parse::<IpAddr>().expect("address"),
+        port,
+        vid,
+    };
+    let vteps = [
+        vtep("10.0.0.2", 4789, None),
+        vtep("fd00::2", 4789, None),
+        vtep("10.0.0.2", 8472, Some(7)),
+    ];
+    program.set_vteps(&vteps).expect("vteps");
+    program.set_vlans(&[100, 300]).expect("vlans");
+    assert_eq!(
+        program.attach(&near, ModeRequest::Auto, false).expect("attach"),
+        AttachMode::Native
+    );
+
+    let far = Wire::open("far");
+    let craft = Crafted {
+        destination: mac("near"),
+    };
+    const UDP: u8 = 17;
+    let ours = [
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4789))),
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0x4000, &[1; 40], &udp(4789))),
+        craft.ethernet(None, 0x86dd, &craft.ipv6(UDP, &udp(4789))),
+        craft.ethernet(Some((0x8100, 0xe000 | 100)), 0x88b5, &[]),
+        craft.ethernet(Some((0x88a8, 300)), 0x8100, &[0, 5, 8, 0]),
+        craft.ethernet(Some((0x8100, 7)), 0x0800, &craft.ipv4(UDP, 0, &[], &udp(8472))),
+    ];
+    let mut bad_version = craft.ipv4(UDP, 0, &[], &udp(4789));
+    bad_version[0] = 0x55;
+    let mut short_header = craft.ipv4(UDP, 0, &[], &udp(4789));
+    short_header[0] = 0x44;
+    let kernels = [
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4790))),
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0x2000, &[], &udp(4789))),
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0x0001, &[], &udp(4789))),
+        craft.ethernet(None, 0x0800, &craft.ipv4(6, 0, &[], &udp(4789))),
+        craft.ethernet(None, 0x86dd, &craft.ipv6(0, &udp(4789))),
+        craft.ethernet(None, 0x86dd, &craft.ipv6(44, &udp(4789))),
+        craft.ethernet(Some((0x8100, 200)), 0x88b5, &[]),
+        craft.ethernet(Some((0x8100, 7)), 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4789))),
+        craft.ethernet(Some((0x8100, 8)), 0x8100, &[0, 100, 8, 0]),
+        craft.ethernet(None, 0x0806, &[0; 28]),
+    ];
+    // Cut short behind the sixty bytes that a crafted frame is padded to: sent as they are.
+    let unparsable = [
+        craft.ethernet(None, 0x0800, &bad_version),
+        craft.ethernet(None, 0x0800, &short_header),
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4789)))[..30].to_vec(),
+        craft.ethernet(None, 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4789)))[..40].to_vec(),
+        craft.ethernet(None, 0x86dd, &craft.ipv6(UDP, &udp(4789)))[..60].to_vec(),
+        craft.ethernet(Some((0x8100, 100)), 0x88b5, &[])[..16].to_vec(),
+    ];
+    for frame in ours.iter().chain(&kernels).chain(&unparsable) {
+        far.send(frame);
+    }
+    assert_eq!(setup.receive_count(&mut port, ours.len()), ours);
+    counted(&program, 22);
+    assert_eq!(setup.receive_bytes(&mut port, false), Vec::<Vec<u8>>::new());
+    let counts = SteeringCounts {
+        redirected: 6,
+        passed: 10,
+        unparsable: 6,
+        dropped: 0,
+    };
+    assert_eq!(program.counts().expect("counts"), counts);
+
+    // The kernel still answers a ping.
+    let mut echo = vec![8, 0, 0, 0, 0, 9, 0, 1];
+    let sum = checksum(&echo);
+    echo[2..4].copy_from_slice(&sum);
+    far.send(&craft.ethernet(None, 0x0800, &craft.ipv4(1, 0, &[], &echo)));
+    let is_reply =
+        |frame: &Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 1 && frame[34] == 0 && frame[39] == 9;
+    let reply = within(PATIENCE, || far.try_recv().filter(is_reply));
+    assert!(reply.is_some(), "no echo reply");
+
+    // Live changes: an entry that goes is the kernel's at once, one that stays is ours throughout.
+    program.set_vlans(&[300, 200]).expect("vlans");
+    program.set_vteps(&vteps[..1]).expect("vteps");
+    for frame in ours.iter().chain(&kernels) {
+        far.send(frame);
+    }
+    let now = [
+        ours[0].clone(),
+        ours[1].clone(),
+        ours[4].clone(),
+        kernels[6].clone(),
+    ];
+    assert_eq!(setup.receive_count(&mut port, now.len()), now);
+    counted(&program, 22 + 1 + 16);
+    // Without a socket the frames are the kernel's, and after a change of steering nobody's.
+    drop(port);
+    far.send(&ours[0]);
+    counted(&program, 22 + 1 + 16 + 1);
+    program.set_steering(Steering::Exclusive).expect("steering");
+    far.send(&ours[0]);
+    counted(&program, 22 + 1 + 16 + 2);
+    let passed = 10 + 1 + (ours.len() + kernels.len() - now.len()) as u64 + 1;
+    let counts = SteeringCounts {
+        redirected: 6 + 4,
+        passed,
+        unparsable: 6,
+        dropped: 1,
+    };
+    assert_eq!(program.counts().expect("counts"), counts);
+    drop(program);
+    setup.finish();
+}
+
+#[test]
+fn the_link_outlives_the_program_handle_if_it_was_duplicated() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let near = Interface::find("near").expect("near");
+    let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+    program.attach(&near, ModeRequest::Auto, false).expect("attach");
+    let link = program.link().expect("a link").try_clone_to_owned().expect("dup");
+    drop(program);
+    assert!(XdpProgram::on_interface(&near).expect("query").is_some());
+    drop(link);
+    assert_eq!(XdpProgram::on_interface(&near).expect("query"), None);
+}
+
+#[test]
+fn a_queue_beyond_the_map_is_refused() {
+    if !fresh_netns() {
+        return;
+    }
+    let program = XdpProgram::load(Steering::Shared).expect("program");
+    let error = program
+        .register(256, std::io::stderr().as_fd())
+        .expect_err("no room");
+    assert!(matches!(error, XdpError::Queue { queue: 256 }), "{error}");
+}
+
+#[test]
+fn frames_that_do_not_fit_are_counted_as_missed() {
+    if !fresh_netns() {
+        return;
+    }
+    veth("far", "near", 1500);
+    let mut setup = setup();
+    let (mut port, program) = setup.open("near");
+    let far = Wire::open("far");
+    // One after another: a veth's own ring holds 256 frames only.
+    for number in 0..300 {
+        far.send(&frame(number, 60));
+        counted(&program, u64::from(number) + 1);
+    }
+    assert!(readable(port.wait_fd().expect("can be slept on"), PATIENCE));
+    // 256 chunks were lent; nothing was given back meanwhile.
+    let got = setup.receive_count(&mut port, 256);
+    assert!(
+        got == (0..256).map(|number| frame(number, 60)).collect::<Vec<_>>(),
+        "{} arrived",
+        got.len()
+    );
+    assert!(setup.receive_bytes(&mut port, false).is_empty());
+    assert_eq!(port.rx_lost().missed, 300 - 256);
+    drop(port);
+    setup.finish();
+}
