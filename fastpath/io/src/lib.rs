@@ -11,6 +11,10 @@
 //! all its chunks are home. Left to the caller: a frame that is not handed to a port must be given back to
 //! a [`PoolSet`]; dropping it leaks its chunks (the ledger tests find that).
 
+// Unit tests share the helpers of tests/, which name the crate from outside.
+#[cfg(test)]
+extern crate self as clearway_io;
+
 mod batch;
 mod eventfd;
 mod frame;
@@ -19,6 +23,9 @@ mod pcapng;
 mod pool;
 mod port;
 mod prefetch;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
 mod timer;
 mod umem;
 mod xsk;

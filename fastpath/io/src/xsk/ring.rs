@@ -578,4 +578,71 @@ mod tests {
             "not a power of two"
         );
     }
+
+    /// What a successor process does: it has the socket and the memfd, maps both, registers nothing, and the
+    /// next frame it reads is the one after the last that its predecessor read.
+    #[test]
+    fn a_successor_maps_socket_and_memory_and_reads_on() {
+        use crate::*;
+        if !support::fresh_netns() {
+            return;
+        }
+        support::veth("far", "near", 1500);
+        let geometry = UmemGeometry {
+            chunk_size: 2048,
+            chunks: 1024,
+            huge_pages: HugePages::Off,
+        };
+        let umem = Umem::new(geometry).expect("memory");
+        let mut pools = PoolSet::new();
+        pools.add(&umem);
+        let near = Interface::find("near").expect("near");
+        let config = QueueConfig {
+            rings: RingSizes { rx: 128, tx: 128 },
+            ..QueueConfig::for_queues(1)
+        };
+        let mut port = UmemGroup::new(umem.clone())
+            .open(&near, 0, &config)
+            .expect("port");
+        let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+        program.register(0, port.socket()).expect("register");
+        program.attach(&near, ModeRequest::Auto, false).expect("attach");
+        let wire = support::Wire::open("far");
+
+        // The predecessor reads the first 500 frames; 20 more arrive before the successor is there.
+        let mut batch = FrameBatch::new();
+        for number in 0..500 {
+            port.reclaim(&mut pools);
+            wire.send(&support::frame(number, 100));
+            let one = || (port.rx_batch(&mut pools, &mut batch) > 0).then_some(());
+            support::within(support::PATIENCE, one).expect("a frame");
+            for frame in batch.drain(..) {
+                assert_eq!(frame.bytes(), support::frame(number, 100));
+                pools.free(frame);
+            }
+        }
+        port.reclaim(&mut pools);
+        (500..520).for_each(|number| wire.send(&support::frame(number, 100)));
+
+        let socket = port.socket().try_clone_to_owned().expect("dup");
+        let mut rings = Rings::map(socket.as_fd(), config.rings).expect("rings");
+        let memory = Mapping::new(umem.fd(), umem.bytes(), 0).expect("memory");
+        for number in 500..1000 {
+            if number >= 520 {
+                wire.send(&support::frame(number, 100));
+            }
+            let desc = support::within(support::PATIENCE, || rings.rx.pop()).expect("a descriptor");
+            let bytes: NonNull<[u8; 100]> = memory.at(desc.addr, 1).expect("inside the UMEM");
+            // SAFETY: `at` checked the bounds; the kernel wrote the frame before it published the descriptor.
+            let bytes = unsafe { bytes.read() };
+            assert_eq!((desc.len, &bytes[..]), (100, &support::frame(number, 100)[..]));
+            rings.rx.release();
+            assert!(rings.fill.room(1) > 0);
+            rings.fill.push(desc.addr & !2047);
+            rings.fill.publish();
+        }
+        assert!(rings.rx.is_empty());
+        drop((rings, socket, program, port, pools));
+        assert_eq!(umem.depot_chunks(), 1024, "chunks are lost");
+    }
 }

@@ -8,6 +8,7 @@
 //! For control threads: opening sleeps while a queue is busy, up to two seconds.
 
 use super::port::AfXdpPort;
+use super::program::AttachMode;
 use super::ring::{RingSizes, Rings};
 use super::sys;
 use super::uapi::{self, UmemReg, sockaddr_xdp, xdp_options};
@@ -79,6 +80,16 @@ pub enum XskMode {
 }
 
 impl XskMode {
+    /// The mode of a port, from what its socket and its interface's program got.
+    #[must_use]
+    pub fn of(zero_copy: bool, attached: AttachMode) -> Self {
+        match (zero_copy, attached) {
+            (true, _) => Self::ZeroCopy,
+            (false, AttachMode::Native) => Self::NativeCopy,
+            (false, AttachMode::Generic) => Self::Generic,
+        }
+    }
+
     /// As in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
