@@ -167,6 +167,56 @@ fn a_queue_can_be_opened_again_at_once_and_by_one_only() {
 }
 
 #[test]
+fn the_queues_of_an_interface_are_ports_of_their_own() {
+    if !fresh_netns() {
+        return;
+    }
+    ip("link add far numtxqueues 2 numrxqueues 2 type veth peer name near numtxqueues 2 numrxqueues 2");
+    support::up(&["far", "near"], 1500);
+    let mut setup = setup();
+    let near = Interface::find("near").expect("near");
+    let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+    let mut ports = [0, 1].map(|queue| setup.group.open(&near, queue, &CONFIG).expect("port"));
+    for port in &mut ports {
+        port.reclaim(&mut setup.pools);
+        program
+            .register(port.report().queue, port.socket())
+            .expect("register");
+    }
+    program.attach(&near, ModeRequest::Auto, false).expect("attach");
+    let far = Wire::open("far");
+    (0..50).for_each(|number| far.send(&frame(number, 60)));
+    counted(&program, 50);
+    let mut got: Vec<_> = ports
+        .iter_mut()
+        .flat_map(|port| setup.receive_bytes(port, false))
+        .collect();
+    got.sort();
+    let mut sent: Vec<_> = (0..50).map(|number| frame(number, 60)).collect();
+    sent.sort();
+    assert!(got == sent, "{} of 50 arrived", got.len());
+    for (number, port) in ports.iter_mut().enumerate() {
+        let bytes = frame(number as u32, 60);
+        let mut frames = vec![setup.pools.frame_from(setup.umem.id(), &bytes).expect("chunk")];
+        assert_eq!(port.tx_batch(&mut setup.pools, &mut frames).packets, 1);
+        assert_eq!(far.recv(), Some(bytes));
+    }
+    drop(ports);
+    setup.finish();
+}
+
+/// Ports move to workers, the rest between control threads.
+#[test]
+fn everything_can_change_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<AfXdpPort>();
+    is_send::<UmemGroup>();
+    is_send::<XdpProgram>();
+    is_send::<XskError>();
+    is_send::<XdpError>();
+}
+
+#[test]
 fn modes_that_are_forced_and_impossible_are_refused() {
     if !fresh_netns() {
         return;

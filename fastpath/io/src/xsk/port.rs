@@ -16,6 +16,7 @@ use super::ring::{RingSizes, Rings};
 use super::socket::{BusyPoll, Interface};
 use super::{sys, uapi};
 use crate::pool::FramePool;
+use crate::prefetch_read;
 use crate::{BATCH, Fault, Frame, FrameBatch, MAX_SEGMENTS, PoolSet, Port, RxCounts, TxCounts, Umem};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -204,7 +205,7 @@ impl AfXdpPort {
 
     /// What a received descriptor stands for. None, and counted, if it makes no sense.
     #[inline(always)]
-    fn receive(&mut self, pool: Option<&mut FramePool>, desc: &uapi::xdp_desc) -> Option<Frame> {
+    fn receive(&mut self, pools: &mut PoolSet, desc: &uapi::xdp_desc) -> Option<Frame> {
         let (chunk, offset) = self.split(desc.addr);
         if !self.received_into.take_back(chunk) {
             self.invalid += 1;
@@ -212,7 +213,7 @@ impl AfXdpPort {
         }
         if desc.len > self.umem.chunk_size() - offset {
             self.invalid += 1;
-            self.put_chunk(pool, chunk);
+            self.put_chunk(pools.get(self.umem.id()), chunk);
             return None;
         }
         Some(Frame::from_chunk(self.umem.region(), chunk, offset, desc.len))
@@ -428,7 +429,12 @@ impl Port for AfXdpPort {
         while !batch.is_full() {
             let Some(desc) = self.rings.rx.pop() else { break };
             let more = desc.options & libc::XDP_PKT_CONTD != 0;
-            let frame = self.receive(pools.get(self.umem.id()), &desc);
+            let frame = self.receive(pools, &desc);
+            // The receiving softirq wrote it on another core: the misses of a batch overlap here, whereas in the
+            // parser or in the kernel's copy for sending each would be waited for.
+            if let Some(frame) = &frame {
+                prefetch_read(frame.bytes());
+            }
             let frame = match (&self.assembly, more) {
                 (Assembly::None, false) => frame,
                 _ => self.assemble(pools, frame, more),

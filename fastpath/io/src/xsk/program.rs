@@ -205,7 +205,8 @@ impl XdpProgram {
     }
 
     /// Attaches it. Whatever program the interface has is refused, or taken off first with `replace`.
-    /// `ModeRequest::Auto` takes the driver, else the network stack.
+    /// `ModeRequest::Auto` takes the driver, else the network stack. Sockets may be registered before or after;
+    /// before is better, since an exclusive interface drops until they are.
     ///
     /// # Errors
     /// [`XdpError::Foreign`], [`XdpError::Attach`].
@@ -260,23 +261,25 @@ impl XdpProgram {
     fn make_room(&mut self, interface: &Interface, replace: bool) -> Result<(), XdpError> {
         for (id, flags) in attached(interface)? {
             let program = name_of(id);
-            if !replace {
-                return Err(XdpError::Foreign {
+            let refused = |program| {
+                Err(XdpError::Foreign {
                     interface: interface.name.clone(),
                     program,
-                });
+                })
+            };
+            if !replace {
+                return refused(program);
             }
             // A BPF link can't be attached over a program that netlink attached, and netlink can't remove one
-            // that a link holds (net/core/dev.c, dev_xdp_attach): so each is removed by its own means.
-            let removed = Xdp::new(self.program.as_fd()).detach(interface.index as i32, flags);
-            if removed.is_err() {
-                detach_links(interface, id);
+            // that a link holds (net/core/dev.c, dev_xdp_attach): so each is removed by its own means. Whether
+            // that worked is seen by asking again.
+            let there = || Ok::<_, XdpError>(attached(interface)?.iter().any(|&(now, _)| now == id));
+            detach_links(interface, id);
+            if there()? {
+                let _ = Xdp::new(self.program.as_fd()).detach(interface.index as i32, flags);
             }
-            if attached(interface)?.iter().any(|&(now, _)| now == id) {
-                return Err(XdpError::Foreign {
-                    interface: interface.name.clone(),
-                    program,
-                });
+            if there()? {
+                return refused(program);
             }
             self.replaced.push(program);
         }
@@ -449,7 +452,6 @@ fn detach_links(interface: &Interface, program: u32) {
         }
         // SAFETY: the call returned a new descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // Whether it worked is seen by asking what is attached afterwards.
         // SAFETY: no pointers are involved.
         unsafe { libbpf_sys::bpf_link_detach(fd.as_raw_fd()) };
     }

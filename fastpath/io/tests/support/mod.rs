@@ -53,12 +53,17 @@ pub fn veth(far: &str, near: &str, mtu: u32) {
     ip(&format!(
         "link add {far} numtxqueues 1 numrxqueues 1 type veth peer name {near} numtxqueues 1 numrxqueues 1"
     ));
-    for end in [far, near] {
-        ip(&format!("link set {end} mtu {mtu} up"));
+    up(&[far, near], mtu);
+}
+
+/// Sets interfaces up and waits until they are.
+pub fn up(interfaces: &[&str], mtu: u32) {
+    for interface in interfaces {
+        ip(&format!("link set {interface} mtu {mtu} up"));
     }
-    // Until the kernel's link watch has run, the far end's queueing discipline silently drops what is sent.
-    for end in [far, near] {
-        within(PATIENCE, || link(end).contains("state UP").then_some(())).expect("the link comes up");
+    // Until the kernel's link watch has run, a queueing discipline silently drops what is sent.
+    for interface in interfaces {
+        within(PATIENCE, || link(interface).contains("state UP").then_some(())).expect("the link comes up");
     }
 }
 
