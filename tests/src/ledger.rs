@@ -20,22 +20,20 @@ pub struct Ledger {
     pub sent: u64,
     /// Frames that the engine answered itself.
     pub consumed: u64,
+    /// Frames dropped.
+    pub dropped: u64,
     /// Frames between two workers.
-    pub in_flight: u64,
+    pub in_flight: i64,
     /// Frames dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
 
 impl Ledger {
-    /// All drops.
-    pub fn dropped(&self) -> u64 {
-        self.drops.values().sum()
-    }
-
     /// Whether every frame is accounted for.
     pub fn balanced(&self) -> bool {
-        self.received + self.replicated + self.generated + self.segments
-            == self.sent + self.consumed + self.dropped() + self.in_flight
+        let made = self.received + self.replicated + self.generated + self.segments;
+        let gone = self.sent + self.consumed + self.dropped;
+        i128::from(made) == i128::from(gone) + i128::from(self.in_flight)
     }
 }
 
@@ -63,22 +61,31 @@ impl Daemon<'_> {
             segments: field("segments"),
             sent: field("sent"),
             consumed: field("consumed"),
-            in_flight: field("in_flight"),
+            dropped: field("dropped"),
+            in_flight: ledger["in_flight"]
+                .as_i64()
+                .unwrap_or_else(|| panic!("no in_flight: {all}")),
             drops: drops.iter().filter_map(reason).collect(),
         }
     }
 
-    /// Demands that every frame is accounted for and, within two seconds, none is in flight. Returns that ledger.
+    /// Demands that every frame is accounted for and that, within two seconds, none is in flight and each drop has
+    /// its reason. Returns that ledger.
     ///
     /// # Panics
     /// If not.
     #[track_caller]
     pub fn assert_ledger(&self) -> Ledger {
-        crate::wait_for("no frame is in flight", Duration::from_secs(2), || {
-            let ledger = self.ledger();
-            assert!(ledger.balanced(), "frames are missing in the ledger: {ledger:?}");
-            (ledger.in_flight == 0).then_some(ledger)
-        })
+        crate::wait_for(
+            "a ledger with no frame in flight and a reason for each drop",
+            Duration::from_secs(2),
+            || {
+                let ledger = self.ledger();
+                assert!(ledger.balanced(), "frames are missing in the ledger: {ledger:?}");
+                let explained: u64 = ledger.drops.values().sum();
+                (ledger.in_flight == 0 && explained == ledger.dropped).then_some(ledger)
+            },
+        )
     }
 
     /// Frames dropped so far for this reason.
