@@ -378,10 +378,10 @@ impl Engine {
         while Instant::now() < deadline {
             self.collect();
             let mine = |event: &QueueEvent| matches!(event, QueueEvent::Retired { port: p, queue: q, .. } if (*p, *q) == (port, queue));
-            if let Some(at) = self.waiting.iter().position(mine) {
-                if let QueueEvent::Retired { io, .. } = self.waiting.remove(at) {
-                    return Ok(Some(io));
-                }
+            if let Some(at) = self.waiting.iter().position(mine)
+                && let QueueEvent::Retired { io, .. } = self.waiting.remove(at)
+            {
+                return Ok(Some(io));
             }
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -552,10 +552,10 @@ impl Engine {
             // A worker's clock may be a second ahead of ours.
             let fresh = domain.aging == 0 || unseen <= domain.aging || unseen > u16::MAX - 2;
             let keep = fresh && is_current(&snapshot, key, entry);
-            if let (true, Dest::Member(id)) = (keep, entry.dest) {
-                if let Some(member) = domain.member(id) {
-                    *per_port.entry(member.port).or_default() += 1;
-                }
+            if let (true, Dest::Member(id)) = (keep, entry.dest)
+                && let Some(member) = domain.member(id)
+            {
+                *per_port.entry(member.port).or_default() += 1;
             }
             keep
         });
@@ -601,11 +601,11 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // After `stop` the threads are gone and this does nothing.
         for handle in &mut self.workers {
-            if let Some(thread) = handle.thread.take() {
-                if handle.commands.push(Command::Stop).is_ok() {
-                    handle.status.wake();
-                    let _ = thread.join();
-                }
+            if let Some(thread) = handle.thread.take()
+                && handle.commands.push(Command::Stop).is_ok()
+            {
+                handle.status.wake();
+                let _ = thread.join();
             }
         }
     }
@@ -639,18 +639,18 @@ fn is_current(snapshot: &Snapshot, key: FdbKey, entry: &FdbEntry) -> bool {
 /// The queues between every two workers.
 fn links(statuses: &[Arc<WorkerStatus>]) -> Vec<Vec<Option<PeerLink>>> {
     let n = statuses.len();
-    let mut ends: HashMap<(usize, usize), (Option<Producer<Handed>>, Option<Consumer<Handed>>)> =
-        HashMap::new();
+    let mut to: HashMap<(usize, usize), Producer<Handed>> = HashMap::new();
+    let mut from: HashMap<(usize, usize), Consumer<Handed>> = HashMap::new();
     for pair in (0..n)
         .flat_map(|a| (0..n).map(move |b| (a, b)))
         .filter(|(a, b)| a != b)
     {
-        let (to, from) = RingBuffer::new(HANDOFF);
-        ends.insert(pair, (Some(to), Some(from)));
+        let (producer, consumer) = RingBuffer::new(HANDOFF);
+        to.insert(pair, producer);
+        from.insert(pair, consumer);
     }
     let mut link = |me: usize, other: usize| {
-        let to = ends.get_mut(&(me, other))?.0.take()?;
-        let from = ends.get_mut(&(other, me))?.1.take()?;
+        let (to, from) = (to.remove(&(me, other))?, from.remove(&(other, me))?);
         Some(PeerLink {
             to,
             from,

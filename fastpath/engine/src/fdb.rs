@@ -171,6 +171,16 @@ pub struct LearnRules {
     pub move_window: u16,
 }
 
+/// Where and when an address was seen as a source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting {
+    pub(crate) dest: Dest,
+    /// Generation of that member or tunnel.
+    pub(crate) generation: u16,
+    /// Engine second.
+    pub(crate) now: u16,
+}
+
 /// What learning did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
@@ -274,19 +284,22 @@ impl Fdb {
         self.lookup(self.line(key), key)
     }
 
-    /// A frame from `key`'s address was seen at `dest` in second `now`: enter, refresh or move it.
-    /// `port_entries` counts the dynamic entries of its port.
+    /// A frame from `key`'s address was seen: enter, refresh or move it. `port_entries` counts the dynamic
+    /// entries of its port.
     #[inline(always)]
     pub(crate) fn learn(
         &self,
         line: u32,
         key: FdbKey,
-        dest: Dest,
-        generation: u16,
-        now: u16,
+        seen: Sighting,
         rules: &LearnRules,
         port_entries: &AtomicU32,
     ) -> Learned {
+        let Sighting {
+            dest,
+            generation,
+            now,
+        } = seen;
         let fresh = Value::new(FdbEntry {
             dest,
             generation,
@@ -499,11 +512,9 @@ impl Reaper {
                         .compare_exchange(value.0, new, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
                 };
-                if keep(key, &value.entry()) || !swap(0) {
-                    if !value.is_static() {
-                        dynamic += 1;
-                        self.counts[key.bd().index()] += 1;
-                    }
+                if (keep(key, &value.entry()) || !swap(0)) && !value.is_static() {
+                    dynamic += 1;
+                    self.counts[key.bd().index()] += 1;
                 }
             } else if slot
                 .value
@@ -554,7 +565,17 @@ mod tests {
 
     fn learn(fdb: &Fdb, key: FdbKey, member: u16, now: u16, rules: &LearnRules) -> Learned {
         let dest = Dest::Member(MemberId(member));
-        fdb.learn(fdb.line(key), key, dest, 1, now, rules, &AtomicU32::new(0))
+        fdb.learn(
+            fdb.line(key),
+            key,
+            Sighting {
+                dest,
+                generation: 1,
+                now,
+            },
+            rules,
+            &AtomicU32::new(0),
+        )
     }
 
     #[test]
@@ -597,7 +618,17 @@ mod tests {
         };
         let add = |bd, mac, port: &AtomicU32, rules| {
             let key = FdbKey::new(BdId(bd), mac);
-            fdb.learn(fdb.line(key), key, Dest::Tunnel(TunnelId(1)), 0, 0, rules, port)
+            fdb.learn(
+                fdb.line(key),
+                key,
+                Sighting {
+                    dest: Dest::Tunnel(TunnelId(1)),
+                    generation: 0,
+                    now: 0,
+                },
+                rules,
+                port,
+            )
         };
         let taken = (0..100)
             .filter(|mac| add(1, *mac, &port, &rules) == Learned::New)
@@ -664,9 +695,10 @@ mod tests {
         let (fdb, stop) = (Fdb::new(256, 3), AtomicBool::new(false));
         let turns = [AtomicU64::new(0), AtomicU64::new(0)];
         std::thread::scope(|s| {
+            let mut writers = Vec::new();
             for (w, turn) in turns.iter().enumerate() {
                 let (fdb, stop) = (&fdb, &stop);
-                s.spawn(move || {
+                writers.push(s.spawn(move || {
                     let mut n = w as u64;
                     while !stop.load(Ordering::Relaxed) {
                         turn.fetch_add(1, Ordering::SeqCst);
@@ -682,17 +714,19 @@ mod tests {
                             }
                         }
                     }
-                });
+                }));
             }
             let mut reaper = Reaper::default();
-            let mut flip = 0u64;
-            for _ in 0..100 {
+            let (mut flip, started) = (0u64, std::time::Instant::now());
+            while started.elapsed().as_millis() < 500 && !writers.iter().any(|w| w.is_finished()) {
                 let before: Vec<u64> = turns.iter().map(|t| t.load(Ordering::SeqCst)).collect();
-                while turns
-                    .iter()
-                    .zip(&before)
-                    .any(|(t, b)| t.load(Ordering::SeqCst) < b + 2)
-                {
+                let behind = || {
+                    turns
+                        .iter()
+                        .zip(&before)
+                        .any(|(t, b)| t.load(Ordering::SeqCst) < b + 2)
+                };
+                while behind() && !writers.iter().any(|w| w.is_finished()) {
                     std::thread::yield_now();
                 }
                 reaper.clear(&fdb);

@@ -5,7 +5,7 @@ use clearway_io::{BATCH, Frame, FrameBatch};
 
 /// What becomes of a packet. Stages skip packets that are decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Not yet known: the next stage goes on with it.
     Next,
     /// To all members of its domain.
@@ -22,7 +22,7 @@ pub enum Verdict {
 
 /// What is known of a packet. Offsets count from the first byte of the frame as it is now.
 #[derive(Clone, Copy, Debug)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Destination MAC address, in the low 48 bits.
     pub dst: u64,
     /// Source MAC address, in the low 48 bits.
@@ -47,7 +47,7 @@ const _: () = assert!(size_of::<Meta>() <= 56);
 
 impl Meta {
     /// A packet of which nothing is known.
-    pub const UNKNOWN: Self = Self {
+    pub(crate) const UNKNOWN: Self = Self {
         dst: 0,
         src: 0,
         src_line: 0,
@@ -73,7 +73,7 @@ impl Meta {
 }
 
 /// The packets of one receive call: frames and what is known of them, side by side.
-pub struct Batch {
+pub(crate) struct Batch {
     /// The frames, as the port gave them.
     pub frames: FrameBatch,
     /// Entry `i` is about frame `i`.
@@ -90,20 +90,6 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Number of packets.
-    #[inline(always)]
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.frames.len()
-    }
-
-    /// Whether there is none.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
     /// All packets.
     #[inline(always)]
     pub(crate) fn all(&mut self) -> impl Iterator<Item = (&mut Frame, &mut Meta)> {

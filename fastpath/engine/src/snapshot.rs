@@ -126,12 +126,11 @@ impl VidTable {
     #[must_use]
     pub fn classify(&self, outer: Tag, inner: Option<Tag>) -> Option<(Place, u8)> {
         let entry = &self.entries[usize::from(outer.tci.vid_bits() & 0xfff)];
-        if let (Some((tpid, table)), Some(inner)) = (&entry.inner, inner) {
-            if *tpid == outer.tpid {
-                if let Some(place) = table.get(&inner.tci.vid_bits()) {
-                    return Some((*place, 2));
-                }
-            }
+        if let (Some((tpid, table)), Some(inner)) = (&entry.inner, inner)
+            && *tpid == outer.tpid
+            && let Some(place) = table.get(&inner.tci.vid_bits())
+        {
+            return Some((*place, 2));
         }
         let (tpid, place) = entry.single?;
         (tpid == outer.tpid).then_some((place, 1))

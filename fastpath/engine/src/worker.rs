@@ -59,7 +59,7 @@ pub(crate) type Handed = (PortId, Frame);
 
 /// What control and other workers see of a worker.
 #[derive(Debug)]
-pub struct WorkerStatus {
+pub(crate) struct WorkerStatus {
     /// Epoch of the tables in use.
     pub(crate) epoch: AtomicU64,
     /// Turns begun.
@@ -296,7 +296,6 @@ impl Worker {
             tx: &mut self.tx,
             ledger: &mut self.ledger,
             now: self.now,
-            port: queue.port,
             conf: &queue.conf,
             counters: &queue.counters,
             storm: &mut queue.storm,
@@ -346,12 +345,13 @@ impl Worker {
     }
 
     fn activate(&mut self, index: usize) {
-        if let Some(Some(queue)) = self.queues.get_mut(index) {
-            if !queue.active && !queue.faulted {
-                queue.active = true;
-                queue.idle_turns = 0;
-                self.active.push(index);
-            }
+        if let Some(Some(queue)) = self.queues.get_mut(index)
+            && !queue.active
+            && !queue.faulted
+        {
+            queue.active = true;
+            queue.idle_turns = 0;
+            self.active.push(index);
         }
     }
 

@@ -29,7 +29,7 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
     let Some(mut target) = targets.next() else {
         return Verdict::Drop(DropReason::NoDestination);
     };
-    while let Some(next) = targets.next() {
+    for next in targets {
         copy_to(cx, frame, meta, domain, target);
         target = next;
     }

@@ -1,6 +1,7 @@
 //! Enters source addresses into the FDB, and keeps out those that a port may not use.
 
 use super::Cx;
+use crate::fdb::Sighting;
 use crate::packet::{Batch, Meta, Verdict};
 use crate::{Dest, Domain, DropReason, FdbKey, LearnRules, Learned};
 
@@ -55,15 +56,14 @@ fn learn(cx: &Cx<'_>, meta: &Meta) -> bool {
         port_limit: cx.conf.learn_limit,
         ..domain.rules
     };
-    let learned = cx.fdb.learn(
-        meta.src_line,
-        meta.src_key(),
-        meta.source,
+    let seen = Sighting {
+        dest: meta.source,
         generation,
-        cx.now.s,
-        &rules,
-        &cx.conf.entries,
-    );
+        now: cx.now.s,
+    };
+    let learned = cx
+        .fdb
+        .learn(meta.src_line, meta.src_key(), seen, &rules, &cx.conf.entries);
     match learned {
         Learned::Known | Learned::New => return true,
         Learned::Moved => {

@@ -21,7 +21,7 @@ pub(crate) mod vlan;
 
 use crate::storm::Storm;
 use crate::tx::TxQueues;
-use crate::{DropReason, Fdb, Ledger, PortConf, PortCounters, PortId, Snapshot};
+use crate::{DropReason, Fdb, Ledger, PortConf, PortCounters, Snapshot};
 use clearway_io::{Frame, PoolSet, RegionId};
 
 /// The clock of a turn: read once, constant for all its packets.
@@ -42,7 +42,6 @@ pub(crate) struct Cx<'a> {
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) now: Now,
     /// The port that the batch came from.
-    pub(crate) port: PortId,
     pub(crate) conf: &'a PortConf,
     pub(crate) counters: &'a PortCounters,
     pub(crate) storm: &'a mut Storm,

@@ -38,12 +38,11 @@ fn finish_checksums(batch: &mut Batch) {
     for (frame, _) in batch.undecided() {
         let l3 = parse_tags(frame.bytes()).l3_offset;
         // A chained frame's payload is not in one piece; its sender must finish (`doctor` says so).
-        if frame.is_linear() {
-            if let Some(packet) = frame.bytes_mut().get_mut(l3..) {
-                if checksum::l4_checksum_is_partial(packet) {
-                    checksum::fill_l4_checksum(packet);
-                }
-            }
+        if frame.is_linear()
+            && let Some(packet) = frame.bytes_mut().get_mut(l3..)
+            && checksum::l4_checksum_is_partial(packet)
+        {
+            checksum::fill_l4_checksum(packet);
         }
     }
 }
