@@ -1,0 +1,3 @@
+//! The API: HTTP and JSON over a unix socket.
+
+pub(crate) mod types;
