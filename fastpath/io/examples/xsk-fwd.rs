@@ -13,6 +13,7 @@ use clearway_io::{
     QueueConfig, RingSizes, Steering, Umem, UmemGeometry, UmemGroup, XdpProgram,
 };
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 struct Options {
@@ -75,7 +76,17 @@ fn pin(cpu: usize) -> std::io::Result<()> {
         .ok_or_else(std::io::Error::last_os_error)
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xsk-fwd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let options = options()?;
     if let Some(cpu) = options.cpu {
         pin(cpu)?;

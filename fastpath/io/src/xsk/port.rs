@@ -16,7 +16,6 @@ use super::ring::{RingSizes, Rings};
 use super::socket::{BusyPoll, Interface};
 use super::{sys, uapi};
 use crate::pool::FramePool;
-use crate::prefetch_read;
 use crate::{BATCH, Fault, Frame, FrameBatch, MAX_SEGMENTS, PoolSet, Port, RxCounts, TxCounts, Umem};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -430,11 +429,6 @@ impl Port for AfXdpPort {
             let Some(desc) = self.rings.rx.pop() else { break };
             let more = desc.options & libc::XDP_PKT_CONTD != 0;
             let frame = self.receive(pools, &desc);
-            // The receiving softirq wrote it on another core: the misses of a batch overlap here, whereas in the
-            // parser or in the kernel's copy for sending each would be waited for.
-            if let Some(frame) = &frame {
-                prefetch_read(frame.bytes());
-            }
             let frame = match (&self.assembly, more) {
                 (Assembly::None, false) => frame,
                 _ => self.assemble(pools, frame, more),

@@ -231,7 +231,7 @@ fn advice(what: &str, error: &io::Error) -> &'static str {
         }
         Some(libc::EAFNOSUPPORT) => "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS)",
         Some(libc::ENOBUFS) => {
-            "the limit of locked memory is too small for the UMEM: raise it (LimitMEMLOCK=infinity, `ulimit -l`)"
+            "the limit of locked memory is too small for the UMEM: raise it (LimitMEMLOCK=infinity, `ulimit -l`) or give CAP_IPC_LOCK"
         }
         Some(libc::ENOMEM) => "memory is short: use smaller rings or fewer queues",
         Some(libc::EBUSY) => {
