@@ -1,3 +1,20 @@
-//! The API: HTTP and JSON over a unix socket.
+//! The API: HTTP/1.1 and JSON over a unix socket, versioned by its paths, described by itself.
+//!
+//! ```text
+//!   clearway get …, curl, other programs ──► socket ──► routes ──► Handle ──► control thread
+//!                                          0600, root   types of `types`
+//! ```
+//!
+//! Guarantees: every failure is an [`ApiError`](crate::handle::ApiError) as JSON with the HTTP status of its code; every route is in
+//! `/openapi.json`, because routes and description are made of the same list. Left to the caller: to start one
+//! [`Server`] and to answer what comes through the [`Handle`](crate::handle::Handle).
 
+mod counters;
+mod describe;
+mod routes;
+mod server;
+mod socket;
 pub(crate) mod types;
+
+pub(crate) use server::{Running, Server};
+pub(crate) use socket::SocketError;

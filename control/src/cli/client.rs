@@ -1,0 +1,145 @@
+//! Asks the daemon: one HTTP request over its unix socket, and waits for the answer.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+
+use super::error::CliError;
+use crate::handle::{ApiError, PATIENCE};
+
+/// Longer than the daemon waits for its control thread, so that its answer is the one that is told.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(PATIENCE.as_secs() + 5);
+
+/// A daemon's socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Does nothing yet: each request is a connection of its own.
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// `GET path`.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.parsed(Method::GET, path, String::new())
+    }
+
+    /// `PUT path` with a JSON body.
+    pub(crate) fn put<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, CliError> {
+        self.parsed(Method::PUT, path, body)
+    }
+
+    /// `DELETE path` with an answer.
+    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.parsed(Method::DELETE, path, String::new())
+    }
+
+    /// `DELETE path` without one.
+    pub(crate) fn remove(&self, path: &str) -> Result<(), CliError> {
+        self.request(Method::DELETE, path, String::new()).map(|_| ())
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, method: Method, path: &str, body: String) -> Result<T, CliError> {
+        let answer = self.request(method, path, body)?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| self.broken(format!("its answer to {path} is not understood ({error})")))
+    }
+
+    fn request(&self, method: Method, path: &str, body: String) -> Result<Bytes, CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| self.broken(format!("no event loop could be made ({error})")))?;
+        let exchange = tokio::time::timeout(LIMIT, self.exchange(method, path, body));
+        let (status, answer) = runtime
+            .block_on(async { exchange.await })
+            .map_err(|_elapsed| self.broken(format!("no answer within {} s", LIMIT.as_secs())))??;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        match serde_json::from_slice::<ApiError>(&answer) {
+            Ok(error) => Err(CliError::Api { error }),
+            Err(_) => Err(self.broken(format!("it answered {path} with {status}"))),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, Bytes), CliError> {
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| self.not_connected(source))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error.to_string()))?;
+        let connection = tokio::spawn(connection);
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.broken(error.to_string()))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(error.to_string()))?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.broken(error.to_string()))?;
+        connection.abort();
+        Ok((status, body.to_bytes()))
+    }
+
+    fn not_connected(&self, source: io::Error) -> CliError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => CliError::NotAllowed { socket, source },
+            _ => CliError::NoDaemon { socket, source },
+        }
+    }
+
+    fn broken(&self, reason: String) -> CliError {
+        CliError::Broken {
+            socket: self.socket.clone(),
+            reason,
+        }
+    }
+}
+
+/// A name as one segment of a path (RFC 3986 §3.3).
+pub(crate) fn segment(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                text.push(char::from(byte));
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_segment() {
+        assert_eq!(segment("v0/10.0.0.2"), "v0%2F10.0.0.2");
+        assert_eq!(segment("2001:db8::1"), "2001:db8::1");
+        assert_eq!(segment("a b?c#d%é"), "a%20b%3Fc%23d%25%C3%A9");
+    }
+}

@@ -1,0 +1,97 @@
+//! `clearway get`: what the daemon does, once or again and again.
+
+use std::io::IsTerminal;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::args::{Format, Get, What};
+use super::client::{Client, segment};
+use super::error::CliError;
+use super::output::{self, Show};
+use crate::api::types::{
+    BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, TunnelView, WorkerView,
+};
+use crate::handle::ApiError;
+
+/// Shows what was asked for; with `--watch` until interrupted or until the daemon is gone.
+pub(crate) fn get(client: &Client, args: &Get) -> Result<(), CliError> {
+    let format = args.output.format;
+    let Some(period) = args.watch else {
+        return output::print(&fetch(client, args)?);
+    };
+    let clear = format == Format::Table && std::io::stdout().is_terminal();
+    let mut first = true;
+    loop {
+        let text = fetch(client, args)?;
+        // A terminal shows the newest; a file or pipe gets one after the other.
+        let text = match (format, clear) {
+            (_, true) => format!("\x1b[H\x1b[2J\x1b[3J{text}"),
+            (Format::Table, false) if !first => format!("\n{text}"),
+            (Format::Yaml, false) => format!("---\n{text}"),
+            _ => text,
+        };
+        output::print(&text)?;
+        first = false;
+        std::thread::sleep(period);
+    }
+}
+
+/// What was asked for, as text.
+pub(crate) fn fetch(client: &Client, args: &Get) -> Result<String, CliError> {
+    let name = args.name.as_deref();
+    let format = args.output.format;
+    match (args.what, name) {
+        (What::Ports, None) => list::<PortView>(client, "ports", format),
+        (What::Ports, Some(name)) => one::<PortView>(client, "ports", name, format),
+        (What::Workers, None) => list::<WorkerView>(client, "workers", format),
+        (What::Workers, Some(name)) => one::<WorkerView>(client, "workers", name, format),
+        (What::BridgeDomains, None) => list::<BridgeDomainView>(client, "bridge-domains", format),
+        (What::BridgeDomains, Some(name)) => one::<BridgeDomainView>(client, "bridge-domains", name, format),
+        (What::Fdb, None) => list::<FdbView>(client, "fdb", format),
+        (What::Fdb, Some(domain)) => {
+            let query = format!("fdb?bridge-domain={}", segment(domain));
+            list::<FdbView>(client, &query, format)
+        }
+        (What::Tunnels, None) => list::<TunnelView>(client, "tunnels", format),
+        (What::Tunnels, Some(name)) => {
+            // A name with a slash is one tunnel; without, all of a VTEP or to a remote.
+            let mut all: Vec<TunnelView> = client.get("/v1/tunnels")?;
+            let names: Vec<_> = all.iter().map(|t| t.name.clone()).collect();
+            all.retain(|t| t.name == name || t.vtep == name || t.remote.to_string() == name);
+            if all.is_empty() {
+                let message = format!(
+                    "no tunnel is named {name:?}, nor is there one of such a VTEP or remote; there are: {}",
+                    names.join(", ")
+                );
+                return Err(CliError::Api {
+                    error: ApiError::not_found(message),
+                });
+            }
+            output::render(&all, format)
+        }
+        (What::Drops, None) => output::render(&client.get::<DropsView>("/v1/drops")?, format),
+        (What::Drops, Some(name)) => one::<DropView>(client, "drops", name, format),
+        (What::Counters, None) => list::<CounterView>(client, "counters", format),
+        (What::Counters, Some(name)) => one::<CounterView>(client, "counters", name, format),
+    }
+}
+
+fn list<T>(client: &Client, path: &str, format: Format) -> Result<String, CliError>
+where
+    T: Serialize + DeserializeOwned,
+    Vec<T>: Show,
+{
+    let all: Vec<T> = client.get(&format!("/v1/{path}"))?;
+    output::render(&all, format)
+}
+
+fn one<T: Show + Serialize + DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    name: &str,
+    format: Format,
+) -> Result<String, CliError> {
+    let item: T = client.get(&format!("/v1/{path}/{}", segment(name)))?;
+    output::render(&item, format)
+}

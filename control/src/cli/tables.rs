@@ -1,0 +1,353 @@
+//! How each answer of the daemon looks to people.
+
+use super::output::{Show, bytes, grouped, or_dash, table};
+use crate::api::types::{
+    ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbView, LedgerView, PortView, State,
+    TunnelView, WorkerView,
+};
+
+/// Lists are tables; the lines below say what is wrong and what to do.
+impl Show for Vec<PortView> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no ports: the configuration names none\n".into();
+        }
+        let mut text = table(
+            &[
+                "NAME", "STATE", "KIND", "INTERFACE", "MODE", "SERVICE", "WORKERS", "#RX", "#RX BYTES", "#TX",
+                "#TX BYTES", "#DROPS", "#MACS",
+            ],
+            self.iter().map(|p| {
+                vec![
+                    p.name.clone(),
+                    p.state.to_string(),
+                    p.kind.clone(),
+                    or_dash(p.interface.as_ref()),
+                    or_dash(p.mode.as_ref()),
+                    p.service.clone(),
+                    workers_of(p),
+                    grouped(p.rx_packets),
+                    bytes(p.rx_bytes),
+                    grouped(p.tx_packets),
+                    bytes(p.tx_bytes),
+                    grouped(p.drops),
+                    grouped(p.learned_macs.into()),
+                ]
+            }),
+        );
+        for port in self {
+            text.push_str(&remarks(port));
+        }
+        text
+    }
+}
+
+fn workers_of(port: &PortView) -> String {
+    let mut workers: Vec<_> = port.queues.iter().map(|q| q.worker).collect();
+    workers.sort_unstable();
+    workers.dedup();
+    let workers: Vec<_> = workers.iter().map(ToString::to_string).collect();
+    match workers.is_empty() {
+        true => "-".into(),
+        false => workers.join(","),
+    }
+}
+
+fn remarks(port: &PortView) -> String {
+    let mut text = String::new();
+    if let (State::Down, Some(reason)) = (port.state, &port.reason) {
+        text.push_str(&format!("{} is down: {reason}\n", port.name));
+    }
+    for warning in &port.warnings {
+        text.push_str(&format!("{}: warning: {warning}\n", port.name));
+    }
+    text
+}
+
+/// One port with everything that the list has no room for.
+impl Show for PortView {
+    fn show(&self) -> String {
+        let queues: Vec<_> = self
+            .queues
+            .iter()
+            .map(|q| format!("{} by worker {}", q.queue, q.worker))
+            .collect();
+        let mut rows = vec![
+            ("name", self.name.clone()),
+            ("state", self.state.to_string()),
+            ("kind", self.kind.clone()),
+            ("interface", or_dash(self.interface.as_ref())),
+            ("mode", or_dash(self.mode.as_ref())),
+            ("service", self.service.clone()),
+            ("MAC", or_dash(self.mac)),
+            ("MTU", or_dash(self.mtu)),
+            ("queues", or_dash(Some(queues.join(", ")).filter(|q| !q.is_empty()))),
+            ("frame memory", or_dash(self.backing.as_ref())),
+            ("UMEM group", or_dash(self.umem_group.as_ref())),
+            ("received", counted(self.rx_packets, self.rx_bytes)),
+            ("sent", counted(self.tx_packets, self.tx_bytes)),
+            ("dropped", grouped(self.drops)),
+            ("learned MACs", grouped(self.learned_macs.into())),
+        ];
+        rows.retain(|(_, value)| value != "-");
+        let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+        let mut text: String = rows
+            .iter()
+            .map(|(key, value)| format!("{key:width$}  {value}\n"))
+            .collect();
+        text.push_str(&remarks(self));
+        text
+    }
+}
+
+fn counted(packets: u64, octets: u64) -> String {
+    format!("{} ({})", grouped(packets), bytes(octets))
+}
+
+impl Show for Vec<WorkerView> {
+    fn show(&self) -> String {
+        table(
+            &[
+                "#ID", "#CORE", "IDLE", "#LOAD", "STATE", "#RECEIVED", "#HANDED OVER", "#TURNS", "#SLEEPS", "#EPOCH",
+                "QUEUES",
+            ],
+            self.iter().map(|w| {
+                let queues: Vec<_> = w
+                    .queues
+                    .iter()
+                    .map(|(port, queues)| {
+                        let queues: Vec<_> = queues.iter().map(ToString::to_string).collect();
+                        format!("{port}:{}", queues.join(","))
+                    })
+                    .collect();
+                vec![
+                    w.id.to_string(),
+                    or_dash(w.core),
+                    w.idle.clone(),
+                    format!("{:.1} %", w.load_percent),
+                    if w.sleeping { "asleep" } else { "awake" }.into(),
+                    grouped(w.received),
+                    grouped(w.handed_out),
+                    grouped(w.turns),
+                    grouped(w.sleeps),
+                    w.epoch.to_string(),
+                    or_dash(Some(queues.join(" ")).filter(|q| !q.is_empty())),
+                ]
+            }),
+        )
+    }
+}
+
+impl Show for WorkerView {
+    fn show(&self) -> String {
+        vec![self.clone()].show()
+    }
+}
+
+impl Show for Vec<BridgeDomainView> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no bridge domains: the configuration names none\n".into();
+        }
+        table(
+            &[
+                "NAME", "#VLAN", "#VNI", "VTEP", "REMOTES", "LEARNING", "#AGING", "#MACS", "MEMBERS",
+            ],
+            self.iter().map(|d| {
+                let remotes: Vec<_> = d.remotes.iter().map(ToString::to_string).collect();
+                vec![
+                    d.name.clone(),
+                    or_dash(d.vlan),
+                    or_dash(d.vni),
+                    or_dash(d.vtep.as_ref()),
+                    or_dash(Some(remotes.join(",")).filter(|r| !r.is_empty())),
+                    if d.learning { "yes" } else { "no" }.into(),
+                    match d.aging_s {
+                        0 => "never".into(),
+                        seconds => format!("{seconds} s"),
+                    },
+                    match d.learn_limit {
+                        Some(limit) => format!("{}/{}", grouped(d.macs.into()), grouped(limit.into())),
+                        None => grouped(d.macs.into()),
+                    },
+                    or_dash(Some(d.members.join(" ")).filter(|m| !m.is_empty())),
+                ]
+            }),
+        )
+    }
+}
+
+impl Show for BridgeDomainView {
+    fn show(&self) -> String {
+        vec![self.clone()].show()
+    }
+}
+
+impl Show for Vec<FdbView> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no stations known\n".into();
+        }
+        table(
+            &["BRIDGE DOMAIN", "MAC", "BEHIND", "VLAN", "ORIGIN", "#SEEN"],
+            self.iter().map(|e| {
+                let behind = match (&e.port, e.remote) {
+                    (_, Some(remote)) => format!("remote {remote}"),
+                    (port, None) => or_dash(port.as_ref()),
+                };
+                vec![
+                    e.bridge_domain.clone(),
+                    e.mac.to_string(),
+                    behind,
+                    or_dash(e.vlan.as_ref()),
+                    e.origin.to_string(),
+                    e.age_s.map_or_else(|| "-".into(), |age| format!("{age} s ago")),
+                ]
+            }),
+        )
+    }
+}
+
+impl Show for FdbView {
+    fn show(&self) -> String {
+        vec![self.clone()].show()
+    }
+}
+
+impl Show for Vec<TunnelView> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no tunnels: no bridge domain of the configuration has remotes\n".into();
+        }
+        let mut text = table(
+            &[
+                "NAME", "STATE", "LOCAL", "REMOTE", "NEXT HOP", "NEXT HOP MAC", "PORT", "#MTU", "DOMAINS:VNI",
+            ],
+            self.iter().map(|t| {
+                let domains: Vec<_> = t
+                    .bridge_domains
+                    .iter()
+                    .map(|(domain, vni)| format!("{domain}:{vni}"))
+                    .collect();
+                vec![
+                    t.name.clone(),
+                    t.state.to_string(),
+                    t.local.to_string(),
+                    t.remote.to_string(),
+                    or_dash(t.next_hop),
+                    or_dash(t.next_hop_mac),
+                    or_dash(t.port.as_ref()),
+                    or_dash(t.mtu),
+                    or_dash(Some(domains.join(" ")).filter(|d| !d.is_empty())),
+                ]
+            }),
+        );
+        for tunnel in self {
+            if let (State::Down, Some(reason)) = (tunnel.state, &tunnel.reason) {
+                text.push_str(&format!("{} is down: {reason}\n", tunnel.name));
+            }
+        }
+        text
+    }
+}
+
+impl Show for DropsView {
+    fn show(&self) -> String {
+        let mut text = match self.drops.is_empty() {
+            true => "REASON  PACKETS\nnothing was dropped\n".into(),
+            false => drops_table(&self.drops),
+        };
+        text.push_str("\nLedger: received + replicated + generated + segments = sent + consumed + dropped + in flight\n");
+        let all = std::iter::once(&self.ledger).chain(self.workers.iter().filter(|_| self.workers.len() > 1));
+        text.push_str(&table(
+            &[
+                "WORKER", "#RECEIVED", "#REPLICATED", "#GENERATED", "#SEGMENTS", "#SENT", "#CONSUMED", "#DROPPED",
+                "#IN FLIGHT", "BALANCED",
+            ],
+            all.map(ledger_row),
+        ));
+        text
+    }
+}
+
+fn ledger_row(l: &LedgerView) -> Vec<String> {
+    let mut row = vec![l.worker.map_or_else(|| "all".into(), |w| w.to_string())];
+    row.extend([l.received, l.replicated, l.generated, l.segments, l.sent, l.consumed, l.dropped].map(grouped));
+    row.push(l.in_flight.to_string());
+    row.push(if l.balanced { "yes" } else { "NO: report it as a bug" }.into());
+    row
+}
+
+fn drops_table(drops: &[DropView]) -> String {
+    table(
+        &["REASON", "#PACKETS", "PORTS", "WHAT HAPPENED"],
+        drops.iter().map(|d| {
+            let ports: Vec<_> = d.ports.iter().map(|(port, n)| format!("{port}:{n}")).collect();
+            vec![
+                d.reason.clone(),
+                grouped(d.packets),
+                or_dash(Some(ports.join(" ")).filter(|p| !p.is_empty())),
+                d.text.clone(),
+            ]
+        }),
+    )
+}
+
+/// One reason, with what to do about it.
+impl Show for DropView {
+    fn show(&self) -> String {
+        format!("{}what to do: {}\n", drops_table(std::slice::from_ref(self)), self.advice)
+    }
+}
+
+/// A column for each port; counters that are zero everywhere are left out.
+impl Show for Vec<CounterView> {
+    fn show(&self) -> String {
+        let mut names: Vec<_> = self.iter().flat_map(|c| c.counters.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let value = |port: &CounterView, name: &String| port.counters.get(name).copied().unwrap_or(0);
+        names.retain(|name| self.iter().any(|port| value(port, name) > 0));
+        let rows: Vec<_> = self
+            .iter()
+            .flat_map(|port| names.iter().map(move |name| (port, *name)))
+            .filter(|(port, name)| value(port, name) > 0)
+            .map(|(port, name)| vec![port.port.clone(), name.clone(), grouped(value(port, name))])
+            .collect();
+        if rows.is_empty() {
+            return "PORT  COUNTER  VALUE\nall counters are zero\n".into();
+        }
+        table(&["PORT", "COUNTER", "#VALUE"], rows)
+    }
+}
+
+impl Show for CounterView {
+    fn show(&self) -> String {
+        table(
+            &["COUNTER", "#VALUE"],
+            self.counters.iter().map(|(name, n)| vec![name.clone(), grouped(*n)]),
+        )
+    }
+}
+
+impl Show for ApplyReport {
+    fn show(&self) -> String {
+        let mut text = match (self.changed, self.dry_run) {
+            (false, _) => "no change: the daemon already does what the configuration says\n".to_owned(),
+            (true, true) => "Plan (nothing was changed):\n".to_owned(),
+            (true, false) => format!("Applied, epoch {}:\n", self.epoch),
+        };
+        if !self.actions.is_empty() {
+            text.push_str(&table(
+                &["ACTION", "KIND", "NAME", "DETAIL"],
+                self.actions
+                    .iter()
+                    .map(|a| vec![a.verb.to_string(), a.kind.clone(), a.name.clone(), a.detail.clone()]),
+            ));
+        }
+        for warning in &self.warnings {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
+        text
+    }
+}
