@@ -10,26 +10,11 @@
 
 mod api;
 mod cli;
-// Until the control thread is here: nothing answers requests yet.
-#[allow(dead_code)]
-mod daemon {
-    #[derive(Debug)]
-    pub(crate) struct Options {
-        pub(crate) spec: clearway_config::Spec,
-        pub(crate) socket: std::path::PathBuf,
-        pub(crate) state_dir: std::path::PathBuf,
-    }
-    #[derive(Debug, thiserror::Error)]
-    #[error("the control thread is not part of this build")]
-    pub(crate) struct DaemonError;
-    pub(crate) fn run(_: Options, _on_ready: impl FnOnce()) -> Result<(), DaemonError> {
-        Err(DaemonError)
-    }
-}
-#[allow(dead_code)]
+mod compile;
+mod daemon;
 mod handle;
-#[allow(dead_code)]
 mod host;
+mod reconcile;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -1,0 +1,352 @@
+//! From one configuration to another: all of it, or nothing.
+//!
+//! ```text
+//!   check on this host → plan → open what is new → close and open anew what must → publish → poll → close what goes
+//!                                     └ fails: close what was opened, reopen what was closed; nothing changed
+//! ```
+//!
+//! An interface that is not there yet is no failure: its port waits for it.
+
+use std::collections::BTreeSet;
+
+use clearway_config::{Name, PortKind, Spec};
+
+use super::DaemonError;
+use super::control::{Control, Entry, PortState, close_all, has_service};
+use super::open::{self, OpenError};
+use crate::api::types::{ActionView, ApplyReport, Verb};
+use crate::handle::{ApiError, ErrorCode};
+use crate::reconcile::{Action, Change, plan};
+
+impl Control {
+    pub(super) fn apply(&mut self, spec: Spec, dry_run: bool) -> Result<ApplyReport, ApiError> {
+        spec.validate_on(&self.host_facts).map_err(ApiError::invalid_on_host)?;
+        let actions = plan(&self.spec, &spec).map_err(|refused| ApiError::conflict(refused.to_string()))?;
+        if !dry_run && !actions.is_empty() {
+            self.carry_out(spec, &actions).map_err(|error| {
+                let message = format!("{error}; the configuration was not applied: the one before is in use");
+                ApiError::new(ErrorCode::Failed, message)
+            })?;
+            tracing::info!(steps = actions.len(), epoch = self.engine.snapshot().epoch, "applied");
+        }
+        Ok(ApplyReport {
+            actions: actions.iter().map(view).collect(),
+            changed: !actions.is_empty(),
+            dry_run,
+            epoch: self.engine.snapshot().epoch,
+            warnings: if dry_run { Vec::new() } else { self.warnings(&actions) },
+        })
+    }
+
+    /// What is not as well as it could be with what was just changed.
+    fn warnings(&self, actions: &[Action]) -> Vec<String> {
+        let touched = actions.iter().filter_map(|action| match action {
+            Action::AddPort(name) | Action::ReopenPort(name, _) => self.ports.get_key_value(name),
+            _ => None,
+        });
+        touched
+            .flat_map(|(name, entry)| {
+                let down = entry.why_down().map(|reason| format!("port {name} is down: {reason}"));
+                let open = entry.opened().map(|open| open.warnings.as_slice()).unwrap_or_default();
+                let open = open.iter().map(move |warning| format!("port {name}: {warning}"));
+                down.into_iter().chain(open)
+            })
+            .collect()
+    }
+
+    /// Goes to a spec without asking what it changes: for the start.
+    pub(super) fn switch(&mut self, spec: Spec) -> Result<(), DaemonError> {
+        let actions = plan(&self.spec, &spec).unwrap_or_default();
+        self.carry_out(spec, &actions)
+    }
+
+    fn carry_out(&mut self, spec: Spec, actions: &[Action]) -> Result<(), DaemonError> {
+        let old = self.spec.clone();
+        let (early, late) = self.order(&spec, actions);
+        let going: Vec<_> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::RemovePort(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        let reopened: BTreeSet<Name> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::ReopenPort(name, _) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        self.expect(&spec, early.iter().chain(&late));
+        let mut fresh = Vec::new();
+        let mut closed = Vec::new();
+        let mut result = self.open_all(&spec, &early, &mut fresh);
+        if result.is_ok() && !late.is_empty() {
+            // These can't be open beside what has their interface now.
+            let blocking = going.iter().chain(&reopened).filter(|name| blocks(&old, &spec, name, &late));
+            closed = blocking.cloned().collect();
+            for name in &closed {
+                self.shut(name, "it is being opened anew");
+            }
+            result = self.open_all(&spec, &late, &mut fresh);
+        }
+        let result = result.and_then(|()| self.publish(&spec, true).map_err(DaemonError::from));
+        if let Err(error) = result {
+            self.undo(&old, &fresh, &closed);
+            return Err(error);
+        }
+        self.spec = spec;
+        for name in &fresh {
+            self.plug(name);
+        }
+        self.move_queues(actions);
+        self.remove(&going);
+        Ok(())
+    }
+
+    /// The ports to open: those that can be opened at once, and those whose interface is still somebody else's.
+    fn order(&self, spec: &Spec, actions: &[Action]) -> (Vec<Name>, Vec<Name>) {
+        let taken: BTreeSet<&str> = self.spec.ports.values().filter_map(|port| port.interface.as_deref()).collect();
+        let (mut early, mut late) = (Vec::new(), Vec::new());
+        for action in actions {
+            match action {
+                Action::AddPort(name) => {
+                    let interface = spec.ports.get(name).and_then(|port| port.interface.as_deref());
+                    let list = if interface.is_some_and(|name| taken.contains(name)) { &mut late } else { &mut early };
+                    list.push(name.clone());
+                }
+                Action::ReopenPort(name, _) => late.push(name.clone()),
+                _ => {}
+            }
+        }
+        (early, late)
+    }
+
+    /// Lets the groups know what comes.
+    fn expect<'a>(&mut self, spec: &Spec, names: impl Iterator<Item = &'a Name>) {
+        let ports: Vec<_> = names.filter_map(|name| spec.ports.get(name)).collect();
+        let host = &mut self.host;
+        let needs = ports.into_iter().filter_map(|port| Some(open::need(host, port).ok()?.0));
+        self.groups.expect(needs);
+    }
+
+    /// Opens ports; nobody polls them yet. What was opened or entered is added to `fresh`, also when one fails.
+    fn open_all(&mut self, spec: &Spec, names: &[Name], fresh: &mut Vec<Name>) -> Result<(), DaemonError> {
+        for name in names {
+            let Some(port) = spec.ports.get(name) else { continue };
+            let id = self.compiler.assign_port(name)?;
+            let ours = self.ours(spec, name);
+            let result = self.opener().open(port, has_service(spec, name), &ours);
+            fresh.push(name.clone());
+            let entry = self
+                .ports
+                .entry(name.clone())
+                .or_insert_with(|| Entry::down(id, "it is being opened".to_owned()));
+            match result {
+                Ok(open) => self.install(name, port, open, ours),
+                Err(OpenError::Wait(reason)) => {
+                    tracing::warn!(port = %name, reason, "down");
+                    entry.state = Entry::down(id, reason).state;
+                }
+                Err(OpenError::Fatal(reason)) => {
+                    return Err(DaemonError::Port {
+                        port: name.to_string(),
+                        reason,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a port that stays in the tables.
+    fn shut(&mut self, name: &Name, why: &str) {
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        let down = Entry::down(entry.id, why.to_owned()).state;
+        if let PortState::Open(open) = std::mem::replace(&mut entry.state, down) {
+            self.unplug(name, *open);
+        }
+    }
+
+    /// Makes it as it was before: what is new goes, what was closed is opened again.
+    fn undo(&mut self, old: &Spec, fresh: &[Name], closed: &[Name]) {
+        for name in fresh {
+            self.shut(name, "");
+            if !old.ports.contains_key(name) {
+                self.ports.remove(name);
+            }
+        }
+        for name in closed {
+            let Some(port) = old.ports.get(name) else { continue };
+            let ours = self.ours(old, name);
+            match self.opener().open(port, has_service(old, name), &ours) {
+                Ok(open) => {
+                    self.install(name, port, open, ours);
+                    self.plug(name);
+                }
+                Err(error) => {
+                    tracing::error!(port = %name, reason = error.reason(), "could not be opened again; it is tried by and by");
+                    if let Some(entry) = self.ports.get_mut(name) {
+                        entry.state = Entry::down(entry.id, error.reason().to_owned()).state;
+                    }
+                }
+            }
+        }
+        self.republish();
+    }
+
+    /// Gives queues to other workers. Frames that arrive meanwhile wait in the queue's ring.
+    fn move_queues(&mut self, actions: &[Action]) {
+        let moved = actions.iter().filter_map(|action| match action {
+            Action::MovePort(name, _) => Some(name.clone()),
+            _ => None,
+        });
+        for name in moved {
+            let Some(port) = self.spec.ports.get(&name).cloned() else { continue };
+            let Some(entry) = self.ports.get_mut(&name) else { continue };
+            let PortState::Open(open) = &entry.state else { continue };
+            let queues = open.queues.clone();
+            let (id, before) = (entry.id, std::mem::take(&mut entry.workers));
+            let after = self.assign(&port, &queues);
+            for ((queue, from), to) in queues.iter().zip(&before).zip(&after) {
+                if from != to && let Err(error) = self.move_queue(&name, id, *queue, *to) {
+                    tracing::error!(port = %name, queue, %error, "the queue was not moved");
+                }
+            }
+            if let Some(entry) = self.ports.get_mut(&name) {
+                entry.workers = after;
+            }
+        }
+    }
+
+    fn move_queue(
+        &mut self,
+        name: &Name,
+        id: clearway_engine::PortId,
+        queue: u16,
+        to: clearway_engine::WorkerId,
+    ) -> Result<(), clearway_engine::EngineError> {
+        let homes = self.engine.homes();
+        let home = homes.iter().find(|home| (home.port, home.queue) == (id, queue)).cloned();
+        let Some(io) = self.engine.take_queue(id, queue)? else {
+            return Ok(());
+        };
+        let region = match &*io {
+            clearway_io::AnyPort::AfXdp(socket) => Some(socket.umem().id()),
+            clearway_io::AnyPort::Memory(_) | clearway_io::AnyPort::Pcapng(_) => None,
+        };
+        let counters = self.engine.add_queue(to, id, queue, *io, region)?;
+        if let Some(entry) = self.ports.get_mut(name) {
+            if let Some(home) = home {
+                entry.totals.retire_one(&home.counters);
+            }
+            entry.totals.add(counters);
+        }
+        tracing::info!(port = %name, queue, worker = to.0, "moved");
+        Ok(())
+    }
+
+    /// Closes ports that the tables do not have any more; their sockets all together.
+    fn remove(&mut self, names: &[Name]) {
+        let mut queues = Vec::new();
+        let mut rest = Vec::new();
+        for name in names {
+            let Some(entry) = self.ports.remove(name) else { continue };
+            let PortState::Open(mut open) = entry.state else { continue };
+            if let Some(wire) = open.wire.take() {
+                wire.give_back(&mut self.host);
+            }
+            for queue in &open.queues {
+                match self.engine.take_queue(entry.id, *queue) {
+                    Ok(io) => queues.extend(io),
+                    Err(error) => tracing::error!(port = %name, queue, %error, "the queue was not given back"),
+                }
+            }
+            tracing::info!(port = %name, "removed");
+            rest.push(*open);
+        }
+        close_all(queues);
+        for open in rest {
+            self.opener().close(open);
+        }
+    }
+}
+
+/// Whether a port has to be closed before one of these can be opened: it is one of them, or has their interface.
+fn blocks(old: &Spec, new: &Spec, name: &Name, late: &[Name]) -> bool {
+    let interface = |spec: &Spec, name: &Name| {
+        let port = spec.ports.get(name)?;
+        port.interface.clone().filter(|_| port.kind == PortKind::AfXdp)
+    };
+    let has = interface(old, name);
+    late.contains(name) || late.iter().any(|wants| has.is_some() && interface(new, wants) == has)
+}
+
+fn view(action: &Action) -> ActionView {
+    let (verb, kind, name, detail) = match action {
+        Action::AddPort(name) => (Verb::Add, "port", name.to_string(), String::new()),
+        Action::ReopenPort(name, reasons) => (
+            Verb::Reopen,
+            "port",
+            name.to_string(),
+            format!(
+                "its own traffic is interrupted while it is closed and opened anew: {}",
+                reasons.join("; ")
+            ),
+        ),
+        Action::MovePort(name, detail) => (Verb::Change, "port", name.to_string(), detail.clone()),
+        Action::ChangePort(name, changes) => (Verb::Change, "port", name.to_string(), changes.join("; ")),
+        Action::RemovePort(name) => (Verb::Remove, "port", name.to_string(), String::new()),
+        Action::Table {
+            change,
+            kind,
+            name,
+            detail,
+        } => (
+            match change {
+                Change::Add => Verb::Add,
+                Change::Change => Verb::Change,
+                Change::Remove => Verb::Remove,
+            },
+            *kind,
+            name.clone(),
+            detail.clone(),
+        ),
+    };
+    ActionView {
+        verb,
+        kind: kind.to_owned(),
+        name,
+        detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        Spec::from_yaml(text, "test").unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[test]
+    fn an_interface_that_goes_to_another_port_blocks_it() {
+        let old = spec("ports: {a: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, access: r}}\nbridge-domains: {r: {}}");
+        let new = spec("ports: {c: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, mode: copy, access: r}}\nbridge-domains: {r: {}}");
+        let name = |text: &str| Name::new(text).expect("a name");
+        assert!(blocks(&old, &new, &name("a"), &[name("c")]));
+        assert!(blocks(&old, &new, &name("b"), &[name("b")]));
+        assert!(!blocks(&old, &new, &name("b"), &[name("c")]));
+    }
+
+    #[test]
+    fn a_reopened_port_says_what_it_interrupts() {
+        let action = Action::ReopenPort(Name::new("a").expect("a name"), vec!["mode: auto to copy".to_owned()]);
+        let view = view(&action);
+        assert_eq!((view.verb, view.kind.as_str(), view.name.as_str()), (Verb::Reopen, "port", "a"));
+        assert_eq!(
+            view.detail,
+            "its own traffic is interrupted while it is closed and opened anew: mode: auto to copy"
+        );
+    }
+}

@@ -1,0 +1,675 @@
+//! The control thread: the loop, the ports as they are, and what is done when something happens to them.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use clearway_config::{HostFacts, Name, Port, PortKind, Spec, Steering};
+use clearway_engine::{Engine, PortId, QueueEvent, WorkerId};
+use clearway_io::AnyPort;
+
+use super::counters::Totals;
+use super::groups::Groups;
+use super::open::{self, Open, OpenError, Opener, Ours};
+use super::signals::Poller;
+use super::underlay::Underlay;
+use super::{DaemonError, Message};
+use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany};
+use crate::handle::Request;
+use crate::host::links::{LinkEvent, LinkState, LinkWatch};
+use crate::host::restore::{self, Leftover};
+use crate::host::{Host, HostError};
+
+/// Faults of queues are looked for this often.
+const LOOK: Duration = Duration::from_millis(100);
+/// The forwarding database ages this often.
+const TICK: Duration = Duration::from_secs(1);
+/// A port that does not open is tried again after this time, and then twice as long each time …
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// … up to this.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// A port, open or not.
+pub(super) struct Entry {
+    pub(super) id: PortId,
+    pub(super) state: PortState,
+    pub(super) totals: Totals,
+    /// What is steered to it, as its program was told.
+    pub(super) ours: Ours,
+    /// By position in `Open::queues`.
+    pub(super) workers: Vec<WorkerId>,
+}
+
+/// Whether a port is open.
+pub(super) enum PortState {
+    Open(Box<Open>),
+    Down {
+        reason: String,
+        retry_at: Instant,
+        backoff: Duration,
+    },
+}
+
+impl Entry {
+    pub(super) fn down(id: PortId, reason: String) -> Self {
+        Self {
+            id,
+            state: PortState::Down {
+                reason,
+                retry_at: Instant::now() + FIRST_RETRY,
+                backoff: FIRST_RETRY,
+            },
+            totals: Totals::default(),
+            ours: Ours::default(),
+            workers: Vec::new(),
+        }
+    }
+
+    pub(super) fn opened(&self) -> Option<&Open> {
+        match &self.state {
+            PortState::Open(open) => Some(open),
+            PortState::Down { .. } => None,
+        }
+    }
+
+    /// The interface as it was last seen.
+    pub(super) fn link(&self) -> Option<&LinkState> {
+        Some(&self.opened()?.wire.as_ref()?.state)
+    }
+
+    /// Why it does not forward; none: it does.
+    pub(super) fn why_down(&self) -> Option<String> {
+        match &self.state {
+            PortState::Down { reason, .. } => Some(reason.clone()),
+            PortState::Open(_) => self.link().filter(|link| !link.carrier).map(|link| {
+                format!(
+                    "interface {} has no carrier: its other end is down or unplugged",
+                    link.name
+                )
+            }),
+        }
+    }
+}
+
+/// How busy a worker was lately.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Load {
+    busy_ns: u64,
+    pub(super) percent: f64,
+}
+
+/// Everything that the control thread owns.
+pub(super) struct Control {
+    pub(super) spec: Spec,
+    pub(super) host: Host,
+    pub(super) host_facts: HostFacts,
+    pub(super) engine: Engine,
+    pub(super) groups: Groups,
+    pub(super) compiler: Compiler,
+    pub(super) tables: Tables,
+    pub(super) facts: Facts,
+    pub(super) ports: BTreeMap<Name, Entry>,
+    pub(super) underlay: Underlay,
+    pub(super) state_dir: PathBuf,
+    pub(super) started: Instant,
+    pub(super) is_ready: bool,
+    pub(super) loads: Vec<Load>,
+    loads_at: Instant,
+    next_tick: Instant,
+    links: LinkWatch,
+    poller: Option<Poller>,
+}
+
+impl Control {
+    /// A control thread without ports, for the workers and the API of this spec.
+    pub(super) fn new(
+        spec: &Spec,
+        engine: Engine,
+        state_dir: PathBuf,
+        host_facts: HostFacts,
+    ) -> Result<Self, DaemonError> {
+        let (links, _) = LinkWatch::open()?;
+        let now = Instant::now();
+        Ok(Self {
+            spec: Spec {
+                engine: spec.engine.clone(),
+                api: spec.api.clone(),
+                ..Spec::default()
+            },
+            host: Host::open()?,
+            host_facts,
+            groups: Groups::new(spec.engine.hugepages, engine.workers()),
+            compiler: Compiler::default(),
+            tables: Tables::default(),
+            facts: Facts::default(),
+            ports: BTreeMap::new(),
+            underlay: Underlay::open()?,
+            state_dir,
+            started: now,
+            is_ready: false,
+            loads: vec![Load::default(); engine.workers()],
+            loads_at: now,
+            next_tick: now + TICK,
+            links,
+            poller: None,
+            engine,
+        })
+    }
+
+    /// Has netlink's news reported to `to`.
+    pub(super) fn watch(&mut self, to: Sender<Message>) -> Result<(), DaemonError> {
+        let own = |fd: std::os::fd::BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|source| DaemonError::Thread {
+                attempt: "duplicating a netlink socket",
+                source,
+            })
+        };
+        let watched = vec![own(self.links.as_fd())?, own(self.underlay.as_fd())?];
+        self.poller = Some(Poller::start(watched, to)?);
+        Ok(())
+    }
+
+    /// Opens all ports of the configuration. One whose interface is missing is waited for later; one that can't be
+    /// opened for another reason ends the start.
+    pub(super) fn start(&mut self, spec: Spec) -> Result<(), DaemonError> {
+        let wanted = |name: &str| spec.ports.values().any(|port| port.interface.as_deref() == Some(name));
+        for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
+            log_leftover(&leftover);
+        }
+        self.switch(spec).map(drop)
+    }
+
+    /// The loop, until a signal.
+    pub(super) fn serve(&mut self, messages: &Receiver<Message>, ready: fn()) {
+        loop {
+            if !self.is_ready && self.ports.values().all(|entry| entry.why_down().is_none()) {
+                self.is_ready = true;
+                tracing::info!(ports = self.ports.len(), after = ?self.started.elapsed(), "every port forwards");
+                ready();
+            }
+            let until = self.deadline();
+            match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Message::Stop(signal)) => {
+                    tracing::info!(signal, "ending");
+                    return;
+                }
+                Ok(Message::Request(request)) => self.answer(request),
+                Ok(Message::Host) => self.host_news(),
+                Err(RecvTimeoutError::Timeout) => {}
+                // Only when nobody can reach us any more: nothing is left to do.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.engine_news();
+            self.what_is_due();
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let retries = self.ports.values().filter_map(|entry| match &entry.state {
+            PortState::Down { retry_at, .. } => Some(*retry_at),
+            PortState::Open(_) => None,
+        });
+        retries
+            .chain([self.next_tick, self.underlay.deadline()])
+            .fold(Instant::now() + LOOK, Instant::min)
+    }
+
+    fn what_is_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick(now);
+        }
+        if now >= self.underlay.deadline() {
+            self.underlay_news();
+        }
+        let due: Vec<_> = self
+            .ports
+            .iter()
+            .filter(|(_, entry)| matches!(&entry.state, PortState::Down { retry_at, .. } if *retry_at <= now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            self.retry(&name);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.engine.age();
+        self.compiler.settle();
+        let elapsed = now.duration_since(self.loads_at).as_nanos().max(1) as f64;
+        self.loads_at = now;
+        for (load, report) in self.loads.iter_mut().zip(self.engine.reports()) {
+            let busy = report.busy_ns.saturating_sub(load.busy_ns) as f64;
+            load.percent = (busy * 100.0 / elapsed).clamp(0.0, 100.0);
+            load.busy_ns = report.busy_ns;
+        }
+    }
+
+    fn host_news(&mut self) {
+        let news = self.links.process();
+        if let Some(poller) = &self.poller {
+            poller.done();
+        }
+        match news {
+            Ok(events) => events.into_iter().for_each(|event| self.link_event(event)),
+            Err(error) => tracing::error!(%error, "following the interfaces failed"),
+        }
+        self.underlay_news();
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let (interface, state) = match event {
+            LinkEvent::Changed(state) => (state.name.clone(), Some(state)),
+            LinkEvent::Gone { name, ifindex } => {
+                // One of the same name may be there already.
+                let ours = |entry: &Entry| entry.link().is_some_and(|link| link.ifindex == ifindex);
+                let gone: Vec<_> = self
+                    .ports
+                    .iter()
+                    .filter(|(_, entry)| ours(entry))
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                for port in gone {
+                    self.take_down(&port, &OpenError::from(HostError::NoInterface(name.clone())));
+                }
+                return;
+            }
+        };
+        let Some(state) = state else { return };
+        let ports: Vec<_> = self
+            .spec
+            .ports
+            .iter()
+            .filter(|(_, port)| port.interface.as_ref() == Some(&interface))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for port in ports {
+            self.link_changed(&port, &state);
+        }
+    }
+
+    fn link_changed(&mut self, name: &Name, now: &LinkState) {
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        match &mut entry.state {
+            PortState::Down { retry_at, backoff, .. } if now.up => {
+                *retry_at = Instant::now();
+                *backoff = FIRST_RETRY;
+            }
+            PortState::Down { .. } => {}
+            PortState::Open(open) => {
+                let Some(wire) = open.wire.as_mut() else { return };
+                if wire.state.ifindex != now.ifindex || !now.up {
+                    let reason = format!("interface {0} is down; waiting for it (`ip link set {0} up`)", now.name);
+                    return self.take_down(name, &OpenError::Wait(reason));
+                }
+                if wire.state.carrier != now.carrier {
+                    tracing::info!(port = %name, carrier = now.carrier, "the carrier changed");
+                }
+                wire.state = now.clone();
+                if !now.carrier {
+                    self.flush_port(name);
+                }
+                self.republish();
+            }
+        }
+    }
+
+    fn engine_news(&mut self) {
+        for event in self.engine.events() {
+            match event {
+                // Of a removal that was not waited for: nothing asks for it any more.
+                QueueEvent::Retired { io, .. } => drop(io),
+                QueueEvent::Fault { port, reason, .. } => {
+                    if let Some(name) = self.compiler.port_name(port).cloned() {
+                        self.take_down(&name, &OpenError::Wait(reason));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes an open port that does not work any more; it is tried again by and by.
+    pub(super) fn take_down(&mut self, name: &Name, why: &OpenError) {
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        if matches!(entry.state, PortState::Down { .. }) {
+            return;
+        }
+        tracing::warn!(port = %name, reason = why.reason(), "down");
+        let down = PortState::Down {
+            reason: why.reason().to_owned(),
+            retry_at: Instant::now() + FIRST_RETRY,
+            backoff: FIRST_RETRY,
+        };
+        let PortState::Open(open) = std::mem::replace(&mut entry.state, down) else {
+            return;
+        };
+        self.unplug(name, *open);
+        self.flush_port(name);
+        self.republish();
+    }
+
+    /// Takes a port's queues from the workers, gives its interface back, closes its sockets.
+    pub(super) fn unplug(&mut self, name: &Name, mut open: Open) {
+        // First the interface: then nothing arrives any more for queues that nobody polls.
+        if let Some(wire) = open.wire.take() {
+            wire.give_back(&mut self.host);
+        }
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        let queues = std::mem::take(&mut open.queues);
+        for queue in &queues {
+            match self.engine.take_queue(entry.id, *queue) {
+                Ok(io) => drop(io),
+                Err(error) => tracing::error!(port = %name, queue, %error, "the queue was not given back"),
+            }
+        }
+        entry.totals.retire();
+        entry.workers.clear();
+        open.queues = queues;
+        self.opener().close(open);
+    }
+
+    /// Tries once more to open a port that is down.
+    fn retry(&mut self, name: &Name) {
+        let Some(port) = self.spec.ports.get(name).cloned() else {
+            return;
+        };
+        let ours = self.ours(&self.spec, name);
+        let has_service = has_service(&self.spec, name);
+        match self.opener().open(&port, has_service, &ours) {
+            Ok(open) => {
+                self.install(name, &port, open, ours);
+                self.republish();
+                self.plug(name);
+                // The next hops of tunnels may lead through it.
+                self.underlay_news();
+            }
+            Err(error) => self.still_down(name, &error),
+        }
+    }
+
+    fn still_down(&mut self, name: &Name, error: &OpenError) {
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        if let PortState::Down {
+            reason,
+            retry_at,
+            backoff,
+        } = &mut entry.state
+        {
+            if reason != error.reason() {
+                tracing::warn!(port = %name, reason = error.reason(), "still down");
+                error.reason().clone_into(reason);
+            }
+            *retry_at = Instant::now() + *backoff;
+            *backoff = (*backoff * 2).min(LAST_RETRY);
+        }
+    }
+
+    /// Enters a port that was opened; nobody polls it yet.
+    pub(super) fn install(&mut self, name: &Name, port: &Port, open: Open, ours: Ours) {
+        let workers = self.assign(port, &open.queues);
+        if let Some(entry) = self.ports.get_mut(name) {
+            entry.workers = workers;
+            entry.ours = ours;
+            entry.state = PortState::Open(Box::new(open));
+        }
+    }
+
+    /// Has workers poll a port that was installed.
+    pub(super) fn plug(&mut self, name: &Name) {
+        let Some(entry) = self.ports.get_mut(name) else { return };
+        let PortState::Open(open) = &mut entry.state else { return };
+        for (queue, io, region) in std::mem::take(&mut open.pending) {
+            let at = open.queues.iter().position(|q| *q == queue).unwrap_or(0);
+            let worker = entry.workers.get(at).copied().unwrap_or_default();
+            match self.engine.add_queue(worker, entry.id, queue, io, region) {
+                Ok(counters) => entry.totals.add(counters),
+                Err(error) => tracing::error!(port = %name, queue, %error, "the queue is not polled"),
+            }
+        }
+        let mode = open.mode.unwrap_or("-");
+        tracing::info!(port = %name, mode, queues = ?open.queues, workers = ?entry.workers.iter().map(|w| w.0).collect::<Vec<_>>(), "up");
+        for warning in &open.warnings {
+            tracing::warn!(port = %name, "{warning}");
+        }
+    }
+
+    /// The worker of each queue: as configured, else the one with the fewest.
+    pub(super) fn assign(&self, port: &Port, queues: &[u16]) -> Vec<WorkerId> {
+        let mut busy = vec![0u32; self.engine.workers()];
+        for worker in self.ports.values().flat_map(|entry| &entry.workers) {
+            busy[usize::from(worker.0)] += 1;
+        }
+        spread(&mut busy, port, queues)
+    }
+
+    pub(super) fn opener(&mut self) -> Opener<'_> {
+        Opener {
+            host: &mut self.host,
+            engine: &mut self.engine,
+            groups: &mut self.groups,
+            state_dir: &self.state_dir,
+            idle: self.spec.engine.idle,
+        }
+    }
+
+    /// What the host says now, of these ports and VTEPs.
+    pub(super) fn gather(&mut self, spec: &Spec) -> Facts {
+        let ports = spec.ports.iter().filter_map(|(name, port)| {
+            let entry = self.ports.get(name)?;
+            // A port that is down keeps what is known of it: its tables need not change twice.
+            let known = self.facts.ports.get(name);
+            let mtu = match entry.opened() {
+                Some(open) => open.wire.as_ref().map(|wire| wire.state.mtu),
+                None => known.and_then(|known| known.mtu),
+            };
+            let facts = PortFacts {
+                mtu,
+                finish_checksums: open::finish_checksums(port, entry.opened()),
+                owner: entry.workers.first().copied().unwrap_or_default(),
+            };
+            Some((name.clone(), facts))
+        });
+        let mut facts = Facts {
+            ports: ports.collect(),
+            manual: std::mem::take(&mut self.facts.manual),
+            ..Facts::default()
+        };
+        self.facts.manual.clone_from(&facts.manual);
+        self.underlay_facts(spec, &mut facts);
+        facts
+    }
+
+    /// Publishes tables if what the host says has changed.
+    pub(super) fn republish(&mut self) {
+        let spec = std::mem::take(&mut self.spec);
+        let result = self.publish(&spec, false);
+        self.spec = spec;
+        if let Err(error) = result {
+            tracing::error!(%error, "the tables could not be made anew; the old ones stay");
+        }
+    }
+
+    /// Publishes the tables of a spec; unless `always`, only if what the host says has changed.
+    pub(super) fn publish(&mut self, spec: &Spec, always: bool) -> Result<(), TooMany> {
+        let facts = self.gather(spec);
+        if facts == self.facts && !always {
+            return Ok(());
+        }
+        let tables = self.compiler.compile(spec, &facts, &self.tables)?;
+        let published = self
+            .engine
+            .publish(tables.snapshot.clone())
+            .and_then(|()| self.engine.wait_applied());
+        if let Err(error) = published {
+            tracing::error!(%error, "new tables");
+        }
+        self.set_stations(&tables);
+        self.compiler.commit(spec, &tables);
+        self.tables = tables;
+        self.facts = facts;
+        self.steer(spec);
+        Ok(())
+    }
+
+    /// Tells the programs of shared ports what is ours, where that has changed.
+    fn steer(&mut self, spec: &Spec) {
+        let names: Vec<_> = self.ports.keys().cloned().collect();
+        for name in names {
+            let Some(port) = spec.ports.get(&name) else { continue };
+            let ours = self.ours(spec, &name);
+            let Some(entry) = self.ports.get_mut(&name) else { continue };
+            let same = entry.ours == ours && self.spec.ports.get(&name).is_none_or(|old| old.steering == port.steering);
+            if same {
+                continue;
+            }
+            let wire = entry.opened().and_then(|open| open.wire.as_ref());
+            if let Some(Err(error)) = wire.map(|wire| wire.steer(port, &ours)) {
+                tracing::error!(port = %name, %error, "its XDP program was not told what is ours");
+            }
+            entry.ours = ours;
+        }
+    }
+
+    /// What is steered to a shared port.
+    pub(super) fn ours(&self, spec: &Spec, name: &Name) -> Ours {
+        let Some(port) = spec.ports.get(name) else {
+            return Ours::default();
+        };
+        if port.kind != PortKind::AfXdp || port.steering != Steering::Shared {
+            return Ours::default();
+        }
+        let mut vlans: Vec<_> = spec
+            .carried(port)
+            .iter()
+            .filter_map(|carried| carried.frames.vlan())
+            .map(|vid| vid.get())
+            .collect();
+        vlans.sort_unstable();
+        vlans.dedup();
+        Ours {
+            vlans,
+            vteps: self.underlay.filters(spec, name),
+        }
+    }
+
+    /// Gives everything back: the interfaces, then the workers, then the sockets.
+    pub(super) fn shut_down(mut self) -> Result<(), DaemonError> {
+        let ports = std::mem::take(&mut self.ports);
+        let mut rest = Vec::new();
+        for entry in ports.into_values() {
+            if let PortState::Open(mut open) = entry.state {
+                if let Some(wire) = open.wire.take() {
+                    wire.give_back(&mut self.host);
+                }
+                rest.push(open);
+            }
+        }
+        let events = self.engine.stop()?;
+        let queues = events.into_iter().filter_map(|event| match event {
+            QueueEvent::Retired { io, .. } => Some(io),
+            QueueEvent::Fault { .. } => None,
+        });
+        close_all(queues.collect());
+        drop(rest);
+        tracing::info!("ended; every interface has its settings back");
+        Ok(())
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Apply { spec, dry_run, reply } => reply.send(self.apply(*spec, dry_run)),
+            Request::FdbAdd {
+                bridge_domain,
+                mac,
+                place,
+                reply,
+            } => reply.send(self.fdb_add(&bridge_domain, mac, &place)),
+            Request::FdbDel {
+                bridge_domain,
+                mac,
+                reply,
+            } => reply.send(self.fdb_del(&bridge_domain, mac)),
+            Request::FdbFlush(filter, reply) => reply.send(self.fdb_flush(&filter)),
+            Request::Ports(reply) => reply.send(Ok(self.port_views())),
+            Request::Workers(reply) => reply.send(self.worker_views()),
+            Request::BridgeDomains(reply) => reply.send(Ok(self.domain_views())),
+            Request::Fdb(filter, reply) => reply.send(self.fdb_views(&filter)),
+            Request::Tunnels(reply) => reply.send(Ok(self.tunnel_views())),
+            Request::Drops(reply) => reply.send(self.drop_views()),
+            Request::Counters(reply) => reply.send(Ok(self.counter_views())),
+            Request::Config(reply) => reply.send(Ok(self.spec.clone())),
+            Request::Health(reply) => reply.send(Ok(self.health())),
+        }
+    }
+}
+
+/// The worker of each queue, given how many queues each worker has.
+fn spread(busy: &mut [u32], port: &Port, queues: &[u16]) -> Vec<WorkerId> {
+    let mut workers = Vec::with_capacity(queues.len());
+    for queue in queues {
+        let configured = port.workers.get(queue).map(|worker| usize::from(*worker));
+        let idlest = (0..busy.len()).min_by_key(|worker| busy[*worker]).unwrap_or(0);
+        // Validation knows the number of workers only where the configuration names them.
+        let worker = configured.filter(|worker| *worker < busy.len()).unwrap_or(idlest);
+        busy[worker] += 1;
+        workers.push(WorkerId(worker as u8));
+    }
+    workers
+}
+
+/// Whether frames of other stations than the interface's own pass a port.
+pub(super) fn has_service(spec: &Spec, name: &Name) -> bool {
+    let layer_2 = |port: &Port| port.service() != clearway_config::Service::None;
+    spec.ports.get(name).is_some_and(layer_2)
+        || spec.cross_connects.iter().any(|pair| pair.0 == *name || pair.1 == *name)
+}
+
+/// Closing a socket waits for the network stack to let go of it; many at a time wait together.
+pub(super) fn close_all(queues: Vec<Box<AnyPort>>) {
+    const THREADS: usize = 16;
+    let mut shares: Vec<Vec<Box<AnyPort>>> = (0..THREADS).map(|_| Vec::new()).collect();
+    for (at, queue) in queues.into_iter().enumerate() {
+        shares[at % THREADS].push(queue);
+    }
+    std::thread::scope(|scope| {
+        for share in shares.into_iter().filter(|share| !share.is_empty()) {
+            scope.spawn(move || drop(share));
+        }
+    });
+}
+
+fn log_leftover(leftover: &Leftover) {
+    match leftover {
+        Leftover::Kept(name) => tracing::info!(interface = name, "taken over from a daemon that ended without giving it back"),
+        Leftover::Restored(name) => tracing::info!(interface = name, "given back for a daemon that ended without doing so"),
+        Leftover::Dropped(name) => tracing::info!(interface = name, "is gone; its journal was dropped"),
+        Leftover::Failed(name, errors) => {
+            for error in errors {
+                tracing::warn!(interface = name, %error, "was not given back entirely");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_go_to_the_idlest_worker_unless_told_otherwise() {
+        let mut port = Port::af_xdp("e0");
+        assert_eq!(
+            spread(&mut [2, 0, 1], &port, &[0, 1, 2, 3]).iter().map(|w| w.0).collect::<Vec<_>>(),
+            [1, 1, 2, 0]
+        );
+        port.workers.insert(1, 0);
+        port.workers.insert(2, 9);
+        assert_eq!(
+            spread(&mut [5, 0], &port, &[0, 1, 2]).iter().map(|w| w.0).collect::<Vec<_>>(),
+            [1, 0, 1]
+        );
+    }
+}

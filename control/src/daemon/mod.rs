@@ -1,0 +1,204 @@
+//! The daemon: one control thread that owns the engine, the ports and the configuration in use.
+//!
+//! ```text
+//!   API thread ── Request ──┐                     ┌─► engine: queues, tables     (workers: threads of their own)
+//!   signals ────────────────┼─► control thread ───┼─► host: interfaces, journal
+//!   netlink poller ─────────┘   (control.rs)      └─► compile · reconcile         (pure)
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `control` | the loop, and what it does when something happens |
+//! | `apply` | from one configuration to another: all or nothing |
+//! | `open` `groups` | opening ports; which of them share frame memory |
+//! | `underlay` | VTEPs and next hops |
+//! | `stations` | the forwarding database: by hand, by configuration, flushed |
+//! | `views` | what the API says of all that |
+//!
+//! Guarantees: whatever ends the daemon, every interface gets back what it had: at a clean end here, after a crash by
+//! the next start (`host::restore`), and the XDP programs by the kernel in either case. Nothing here is on a packet's
+//! way: a slow answer of the kernel delays a change, never a frame.
+
+mod apply;
+mod control;
+mod counters;
+mod groups;
+mod open;
+mod signals;
+mod stations;
+mod underlay;
+mod views;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use clearway_config::{HostFacts, SemanticError, Spec};
+use clearway_engine::{Engine, EngineConfig, EngineError, Idle};
+
+use crate::api::{Server, SocketError};
+use crate::handle::{Handle, Request};
+use crate::host::HostError;
+use control::Control;
+
+/// What the daemon is started with.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The configuration.
+    pub(crate) spec: Spec,
+    /// Where the API listens, whatever the configuration says.
+    pub(crate) socket: PathBuf,
+    /// Where the journals of changed interfaces are kept.
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Why the daemon does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    /// The configuration does not fit this host.
+    #[error("the configuration does not fit this host: {}", findings(.0))]
+    Spec(Vec<SemanticError>),
+    /// The API's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The workers.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The host's netlink, or the journals.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// More of something than there can be.
+    #[error(transparent)]
+    TooMany(#[from] crate::compile::TooMany),
+    /// A port that can't be opened, and waiting would not help.
+    #[error("port {port} can't be opened: {reason}")]
+    Port {
+        /// The port.
+        port: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A thread or signal handler could not be made.
+    #[error("{attempt} failed: {source}; check the limit of processes (ulimit -u)")]
+    Thread {
+        /// What was attempted.
+        attempt: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+fn findings(errors: &[SemanticError]) -> String {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    lines.join("; ")
+}
+
+/// What comes to the control thread.
+enum Message {
+    /// Somebody asks.
+    Request(Request),
+    /// Netlink has news; the poller waits until they were read.
+    Host,
+    /// A signal: end.
+    Stop(&'static str),
+}
+
+/// Runs the daemon until it is told to stop. `ready` is called once, when every port forwards.
+pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
+    let Options {
+        mut spec,
+        socket,
+        state_dir,
+    } = options;
+    // Signals first: one that comes during the start must not leave an interface half done.
+    let (send, messages) = mpsc::channel();
+    let _signals = signals::listen(send.clone())?;
+    let cores = allowed_cores();
+    let facts = HostFacts {
+        cores: Some(cores.iter().filter_map(|core| u16::try_from(*core).ok()).collect()),
+    };
+    spec.validate_on(&facts).map_err(DaemonError::Spec)?;
+    let server = Server::bind(&socket)?;
+    let workers = worker_cores(&spec, &cores);
+    let engine = Engine::start(&EngineConfig {
+        cores: workers.iter().copied().map(Some).collect(),
+        idle: match spec.engine.idle {
+            clearway_config::Idle::Adaptive => Idle::Adaptive,
+            clearway_config::Idle::Spin => Idle::Spin,
+        },
+        fdb_capacity: spec.engine.fdb_capacity,
+        fdb_seed: seed(),
+    })?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
+    let mut control = Control::new(&spec, engine, state_dir, facts)?;
+    let watcher = send.clone();
+    control.watch(watcher)?;
+    let wants = Handle::new(move |request| send.send(Message::Request(request)).is_ok());
+    let api = server.start(wants)?;
+    let started = control.start(std::mem::take(&mut spec));
+    let ended = started.map(|()| control.serve(&messages, ready));
+    let shut = control.shut_down();
+    api.stop();
+    ended.and(shut)
+}
+
+/// The cores on which this process may run.
+fn allowed_cores() -> Vec<usize> {
+    core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect()
+}
+
+/// The core of each worker: as configured; else one on every core that was isolated from the scheduler (for whom
+/// else?); else one, on the last core, far from core 0 where interrupts and housekeeping are.
+fn worker_cores(spec: &Spec, allowed: &[usize]) -> Vec<usize> {
+    if !spec.engine.workers.is_empty() {
+        return spec.engine.workers.iter().map(|worker| usize::from(worker.core)).collect();
+    }
+    let isolated = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    let isolated = cores_in(isolated.trim());
+    let ours: Vec<_> = allowed.iter().copied().filter(|core| isolated.contains(core)).take(64).collect();
+    if ours.is_empty() {
+        vec![allowed.last().copied().unwrap_or(0)]
+    } else {
+        ours
+    }
+}
+
+/// `0-2,8`
+fn cores_in(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+/// MAC addresses are chosen by attackers, so the table's hash is theirs to guess: the standard library's keys come
+/// from the kernel's random numbers.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_go_where_they_are_told() {
+        let mut spec = Spec::default();
+        assert_eq!(worker_cores(&spec, &[0, 1, 5]).len(), 1);
+        spec.engine.workers = vec![clearway_config::Worker { core: 1 }, clearway_config::Worker { core: 0 }];
+        assert_eq!(worker_cores(&spec, &[0, 1, 5]), [1, 0]);
+        assert_eq!(cores_in("0-2,8"), [0, 1, 2, 8]);
+        assert_eq!(cores_in(""), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn seeds_differ() {
+        assert_ne!(seed(), seed());
+    }
+}

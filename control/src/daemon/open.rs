@@ -1,0 +1,525 @@
+//! Opening and closing the ports: sockets, XDP program, and all that the interface must let go of meanwhile.
+//!
+//! ```text
+//!   open: link there and up? → lock and journal → queues → UMEM group → sockets → offloads, napi → program → attach
+//!   close: detach → give the interface back → queues out of the workers → sockets
+//! ```
+//!
+//! What [`Opener::open`] leaves behind when it fails is what it found. An error says whether waiting helps
+//! ([`OpenError::Wait`]) or somebody has to do something.
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Queues, Steering as Wish, XdpMode};
+use clearway_engine::{Engine, EngineError};
+use clearway_io::{
+    AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
+    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
+};
+
+use super::groups::{GroupError, Groups, Kind, Need, Place};
+use crate::host::links::{Hardware, Link, LinkState};
+use crate::host::napi::NapiKnobs;
+use crate::host::promisc::Promiscuous;
+use crate::host::restore::Changes;
+use crate::host::{Host, HostError, offload};
+
+/// The name of our own program, as the kernel shows it.
+const OUR_PROGRAM: &str = "clearway";
+/// SO_BUSY_POLL: for AF_XDP every poll is one pass, whatever the value.
+const BUSY_POLL_MICROS: u32 = 20;
+/// What af_xdp.rst suggests for preferred busy polling.
+const BUSY_POLL_BUDGET: u32 = 64;
+/// Frames between the daemon and a memory port.
+const MEMORY_RING: usize = 1024;
+
+/// Why a port does not open.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// It will when the host changes; nobody has to do anything here.
+    Wait(String),
+    /// It is tried again by and by, but does not look as if it would get better by itself.
+    Fatal(String),
+}
+
+impl OpenError {
+    /// The text for people.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Wait(reason) | Self::Fatal(reason) => reason,
+        }
+    }
+}
+
+impl From<HostError> for OpenError {
+    fn from(error: HostError) -> Self {
+        match &error {
+            HostError::NoInterface(name) => Self::Wait(format!("interface {name} does not exist; waiting for it")),
+            HostError::Kernel { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+                Self::Wait(error.to_string())
+            }
+            HostError::NoAnswer { .. } => Self::Wait(error.to_string()),
+            _ => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl From<XskError> for OpenError {
+    fn from(error: XskError) -> Self {
+        match (&error, error.errno()) {
+            (XskError::NoInterface { name }, _) => {
+                Self::Wait(format!("interface {name} does not exist; waiting for it"))
+            }
+            (_, Some(libc::ENODEV | libc::ENETDOWN | libc::ENXIO)) => Self::Wait(error.to_string()),
+            _ => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl From<XdpError> for OpenError {
+    fn from(error: XdpError) -> Self {
+        match &error {
+            // Ours, while nobody holds the interface's lock: of a daemon that is just ending.
+            XdpError::Foreign { program, interface } if program.name == OUR_PROGRAM => Self::Wait(format!(
+                "{interface} still carries the XDP program (id {}) of a clearway that ended; waiting for it to go",
+                program.id
+            )),
+            XdpError::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+                Self::Wait(error.to_string())
+            }
+            _ => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl From<GroupError> for OpenError {
+    fn from(error: GroupError) -> Self {
+        Self::Fatal(error.to_string())
+    }
+}
+
+impl From<UmemError> for OpenError {
+    fn from(error: UmemError) -> Self {
+        Self::Fatal(error.to_string())
+    }
+}
+
+impl From<PcapngError> for OpenError {
+    fn from(error: PcapngError) -> Self {
+        Self::Fatal(error.to_string())
+    }
+}
+
+/// A port that is open. Its queues are the engine's once they were added.
+pub(super) struct Open {
+    /// Queues that are not the engine's yet.
+    pub(super) pending: Vec<(u16, AnyPort, Option<RegionId>)>,
+    /// Their numbers.
+    pub(super) queues: Vec<u16>,
+    /// Its place in the frame memory; none for a port without a UMEM of its own.
+    pub(super) place: Option<Place>,
+    /// The way that frames take: `zero-copy`, `copy`, `generic`.
+    pub(super) mode: Option<&'static str>,
+    /// What works, but not as well as it could.
+    pub(super) warnings: Vec<String>,
+    /// A veth's peer may leave checksums unfinished.
+    pub(super) unfinished_checksums: bool,
+    /// The interface, for ports that have one.
+    pub(super) wire: Option<Wire>,
+    /// The other end of a memory port: nobody else has it.
+    _peer: Option<MemoryPeer>,
+}
+
+/// The interface of an open port, and what was done to it.
+pub(super) struct Wire {
+    pub(super) state: LinkState,
+    pub(super) master: Option<crate::host::links::IfIndex>,
+    program: XdpProgram,
+    changes: Changes,
+    _promiscuous: Option<Promiscuous>,
+}
+
+/// What is steered to a shared port.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Ours {
+    pub(super) vlans: Vec<u16>,
+    pub(super) vteps: Vec<VtepFilter>,
+}
+
+impl Wire {
+    /// Changes what is steered to the port, live.
+    pub(super) fn steer(&self, port: &Port, ours: &Ours) -> Result<(), XdpError> {
+        // What is ours first: a shared port must not blink when it becomes shared.
+        self.program.set_vteps(&ours.vteps)?;
+        self.program.set_vlans(&ours.vlans)?;
+        self.program.set_steering(steering(port))
+    }
+}
+
+fn steering(port: &Port) -> Steering {
+    match port.steering {
+        Wish::Exclusive => Steering::Exclusive,
+        Wish::Shared => Steering::Shared,
+    }
+}
+
+/// Whatever opening needs.
+pub(super) struct Opener<'a> {
+    pub(super) host: &'a mut Host,
+    pub(super) engine: &'a mut Engine,
+    pub(super) groups: &'a mut Groups,
+    pub(super) state_dir: &'a Path,
+    pub(super) idle: Idle,
+}
+
+/// What a port will need, as far as the host can tell before it is opened.
+pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<(Link, Hardware, Vec<u16>)>), OpenError> {
+    let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
+        let queues = usize::from(port.kind == PortKind::Pcapng);
+        let need = Need {
+            kind: Kind::Files,
+            queues,
+            ring_size: port.ring_size,
+            frames: port.frames,
+            mtu: 9216,
+        };
+        return Ok((need, None));
+    };
+    let link = host.link(name)?;
+    if !link.ethernet {
+        return Err(OpenError::Fatal(format!(
+            "interface {name} is not an Ethernet interface: frames without MAC addresses can't be bridged; choose another"
+        )));
+    }
+    let hardware = host.hardware(&link)?;
+    let have = u16::try_from(hardware.queues.rx.max(1)).unwrap_or(u16::MAX);
+    let queues: Vec<u16> = match &port.queues {
+        Queues::All => (0..have).collect(),
+        Queues::List(list) => list.clone(),
+    };
+    if let Some(missing) = queues.iter().find(|queue| **queue >= have) {
+        return Err(OpenError::Fatal(format!(
+            "interface {name} has no queue {missing}: it has {have}, numbered from 0 (`ethtool -l {name}`); name others in `queues`"
+        )));
+    }
+    let veth = link.kind.as_deref() == Some("veth");
+    let kind = if veth && port.steering == Wish::Exclusive {
+        Kind::Pods
+    } else {
+        Kind::Wires {
+            numa: hardware.numa_node,
+            mode: port.mode.into(),
+            driver: hardware.driver.clone(),
+        }
+    };
+    let need = Need {
+        kind,
+        queues: queues.len(),
+        ring_size: port.ring_size,
+        frames: port.frames,
+        mtu: link.mtu,
+    };
+    Ok((need, Some((link, hardware, queues))))
+}
+
+impl Opener<'_> {
+    /// Opens a port. Its queues are in [`Open::pending`]: nobody polls them yet.
+    pub(super) fn open(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
+        match port.kind {
+            PortKind::AfXdp => self.af_xdp(port, has_service, ours),
+            PortKind::Pcapng => self.pcapng(port),
+            PortKind::Memory => memory(),
+        }
+    }
+
+    fn af_xdp(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
+        let (need, found) = need(self.host, port)?;
+        let Some((link, _, queues)) = found else {
+            return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
+        };
+        if !link.up {
+            return Err(OpenError::Wait(format!(
+                "interface {0} is down; waiting for it (`ip link set {0} up`)",
+                link.name
+            )));
+        }
+        let interface = Interface {
+            name: link.name.clone(),
+            index: link.ifindex.0,
+        };
+        let mut changes = Changes::begin(self.state_dir, self.host, &link)?;
+        let result = self.on_interface(port, &link, &interface, &mut changes, (&need, &queues, has_service, ours));
+        match result {
+            Ok(mut open) => {
+                if let Some((program, promiscuous)) = open.1 {
+                    open.0.wire = Some(Wire {
+                        state: link.state(),
+                        master: link.master,
+                        program,
+                        changes,
+                        _promiscuous: promiscuous,
+                    });
+                }
+                Ok(open.0)
+            }
+            Err(error) => {
+                give_back(self.host, changes, &link.name);
+                Err(error)
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn on_interface(
+        &mut self,
+        port: &Port,
+        link: &Link,
+        interface: &Interface,
+        changes: &mut Changes,
+        (need, queues, has_service, ours): (&Need, &[u16], bool, &Ours),
+    ) -> Result<(Open, Option<(XdpProgram, Option<Promiscuous>)>), OpenError> {
+        if let Some(program) = XdpProgram::on_interface(interface)?.filter(|_| !port.replace) {
+            let interface = interface.name.clone();
+            return Err(XdpError::Foreign { interface, program }.into());
+        }
+        let busy_poll = self.busy_poll(port, link);
+        let (place, sockets) = self.sockets(port, interface, need, queues, busy_poll)?;
+        let undo = |opener: &mut Self, sockets: Vec<(u16, AfXdpPort)>| {
+            drop(sockets);
+            if let Err(error) = opener.groups.leave(opener.engine, &place, queues.len()) {
+                tracing::error!(%error, "frame memory was not freed");
+            }
+        };
+        let attached = self.attach(port, link, interface, changes, (&sockets, busy_poll, has_service, ours));
+        let (program, mode, warnings, unfinished, promiscuous) = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                undo(self, sockets);
+                return Err(error);
+            }
+        };
+        let zero_copy = sockets.iter().all(|(_, socket)| socket.report().zero_copy);
+        let open = Open {
+            queues: queues.to_vec(),
+            place: Some(place),
+            mode: Some(match (zero_copy, mode) {
+                (true, _) => "zero-copy",
+                (false, AttachMode::Native) => "copy",
+                (false, AttachMode::Generic) => "generic",
+            }),
+            warnings,
+            unfinished_checksums: unfinished,
+            wire: None,
+            pending: sockets
+                .into_iter()
+                .map(|(queue, socket)| {
+                    let region = socket.umem().id();
+                    (queue, AnyPort::AfXdp(Box::new(socket)), Some(region))
+                })
+                .collect(),
+            _peer: None,
+        };
+        Ok((open, Some((program, promiscuous))))
+    }
+
+    fn busy_poll(&self, port: &Port, link: &Link) -> Option<BusyPoll> {
+        let on = match port.busy_poll {
+            BusyPollWish::On => true,
+            BusyPollWish::Off => false,
+            // It helps where interrupts are: on a device, under a worker that never sleeps.
+            BusyPollWish::Auto => link.bus.is_some() && self.idle == Idle::Spin,
+        };
+        on.then(|| BusyPoll {
+            micros: BUSY_POLL_MICROS,
+            budget: port.busy_poll_budget.map_or(BUSY_POLL_BUDGET, u32::from),
+        })
+    }
+
+    /// The sockets of all queues, in a group that takes them.
+    fn sockets(
+        &mut self,
+        port: &Port,
+        interface: &Interface,
+        need: &Need,
+        queues: &[u16],
+        busy_poll: Option<BusyPoll>,
+    ) -> Result<(Place, Vec<(u16, AfXdpPort)>), OpenError> {
+        let mut second_try = false;
+        loop {
+            let place = self.groups.enter(self.engine, need)?;
+            let config = QueueConfig {
+                rings: place.rings,
+                mode: request(port.mode),
+                busy_poll,
+                tx_budget: place.rings.tx,
+            };
+            let Some(group) = self.groups.sockets(&place) else {
+                return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
+            };
+            let fresh = group.sockets() == 0;
+            let opened: Result<Vec<_>, _> = queues
+                .iter()
+                .map(|queue| Ok((*queue, group.open(interface, u32::from(*queue), &config)?)))
+                .collect();
+            let error: XskError = match opened {
+                Ok(sockets) => return Ok((place, sockets)),
+                Err(error) => error,
+            };
+            // The group may be in a mode that this interface can't do: then one of its own is tried.
+            let other_mode = matches!(error, XskError::GroupMode { .. })
+                || matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL));
+            let again = other_mode && !fresh && !second_try;
+            if again {
+                self.groups.close(&place);
+            }
+            let left = self.groups.leave(self.engine, &place, queues.len());
+            left.map_err(|error: EngineError| OpenError::Fatal(error.to_string()))?;
+            if !again {
+                return Err(error.into());
+            }
+            second_try = true;
+        }
+    }
+
+    /// Makes the interface ready and attaches the program.
+    #[allow(clippy::type_complexity)]
+    fn attach(
+        &mut self,
+        port: &Port,
+        link: &Link,
+        interface: &Interface,
+        changes: &mut Changes,
+        (sockets, busy_poll, has_service, ours): (&[(u16, AfXdpPort)], Option<BusyPoll>, bool, &Ours),
+    ) -> Result<(XdpProgram, AttachMode, Vec<String>, bool, Option<Promiscuous>), OpenError> {
+        let found = offload::prepare(self.host, changes, link)?;
+        let unfinished = found
+            .iter()
+            .any(|w| matches!(w, offload::Warning::PeerNotFound { .. } | offload::Warning::PeerRefused { .. }));
+        let mut warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
+        if busy_poll.is_some()
+            && let Err(error) = changes.set_napi_knobs(self.host, NapiKnobs::BUSY_POLL)
+        {
+            warnings.push(error.to_string());
+        }
+        let mut program = XdpProgram::load(steering(port))?;
+        for (queue, socket) in sockets {
+            program.register(u32::from(*queue), socket.socket())?;
+        }
+        program.set_vteps(&ours.vteps)?;
+        program.set_vlans(&ours.vlans)?;
+        let mode = program.attach(interface, request(port.mode), port.replace)?;
+        for replaced in program.replaced() {
+            warnings.push(format!(
+                "{} took the place of the XDP program {:?} (id {})",
+                interface.name, replaced.name, replaced.id
+            ));
+        }
+        // A NIC drops what is not for its own address; a veth has no such filter.
+        let bridges = has_service && link.kind.as_deref() != Some("veth");
+        let promiscuous = bridges.then(|| Promiscuous::hold(link.ifindex)).transpose()?;
+        Ok((program, mode, warnings, unfinished, promiscuous))
+    }
+
+    fn pcapng(&mut self, port: &Port) -> Result<Open, OpenError> {
+        let (need, _) = need(self.host, port)?;
+        let place = self.groups.enter(self.engine, &need)?;
+        let config = PcapngConfig {
+            input: port.read.clone().map(PathBuf::from),
+            output: port.write.clone(),
+            repeat: port.repeat,
+            rate: port.rate.and_then(|rate| NonZeroU64::new(rate.into())),
+        };
+        let umem = self.groups.sockets(&place).map(|group| group.umem().clone());
+        let Some(umem) = umem else {
+            return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
+        };
+        match PcapngPort::open(&config, &umem) {
+            Ok(capture) => Ok(Open {
+                pending: vec![(0, AnyPort::Pcapng(Box::new(capture)), Some(umem.id()))],
+                ..plain(Some(place))
+            }),
+            Err(error) => {
+                let left = self.groups.leave(self.engine, &place, 1);
+                left.map_err(|error| OpenError::Fatal(error.to_string()))?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Closes a port whose queues the engine does not have any more.
+    pub(super) fn close(&mut self, open: Open) {
+        if let Some(wire) = open.wire {
+            wire.give_back(self.host);
+        }
+        let queues = open.queues.len();
+        drop(open.pending);
+        if let Some(place) = open.place
+            && let Err(error) = self.groups.leave(self.engine, &place, queues)
+        {
+            tracing::error!(%error, "frame memory was not freed");
+        }
+    }
+}
+
+impl Wire {
+    /// Detaches the program and gives the interface back as it was found.
+    pub(super) fn give_back(self, host: &mut Host) {
+        let Self {
+            state,
+            mut program,
+            changes,
+            _promiscuous,
+            ..
+        } = self;
+        program.detach();
+        give_back(host, changes, &state.name);
+    }
+}
+
+fn give_back(host: &mut Host, changes: Changes, interface: &str) {
+    for error in changes.restore(host) {
+        tracing::warn!(interface, %error, "the interface was not given back entirely");
+    }
+}
+
+fn memory() -> Result<Open, OpenError> {
+    let (port, peer) = memory_port(MEMORY_RING)
+        .map_err(|error| OpenError::Fatal(format!("making a memory port failed: {error}; raise `ulimit -n`")))?;
+    Ok(Open {
+        pending: vec![(0, AnyPort::Memory(port), None)],
+        _peer: Some(peer),
+        ..plain(None)
+    })
+}
+
+fn plain(place: Option<Place>) -> Open {
+    Open {
+        pending: Vec::new(),
+        queues: vec![0],
+        place,
+        mode: None,
+        warnings: Vec::new(),
+        unfinished_checksums: false,
+        wire: None,
+        _peer: None,
+    }
+}
+
+fn request(mode: XdpMode) -> ModeRequest {
+    match mode {
+        XdpMode::Auto => ModeRequest::Auto,
+        XdpMode::ZeroCopy => ModeRequest::ZeroCopy,
+        XdpMode::Copy => ModeRequest::Native,
+        XdpMode::Generic => ModeRequest::Generic,
+    }
+}
+
+/// Whether frames of a port may have checksums that are to be finished.
+pub(super) fn finish_checksums(port: &Port, open: Option<&Open>) -> bool {
+    match port.checksum {
+        Checksum::Finish => true,
+        Checksum::Trust => false,
+        Checksum::Auto => open.is_some_and(|open| open.unfinished_checksums),
+    }
+}

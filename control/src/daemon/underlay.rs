@@ -1,0 +1,280 @@
+//! VTEPs and tunnels: which port carries a VTEP, and which way the kernel would go to each remote.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use clearway_config::{Name, Spec, Vtep};
+use clearway_io::VtepFilter;
+
+use super::control::Control;
+use crate::compile::{Facts, Path, VtepFacts};
+use crate::host::HostError;
+use crate::host::links::Link;
+use crate::host::routes::{NextHop, Resolution, Wanted};
+use crate::host::watch::{NextHopWatch, Timing};
+
+/// A VTEP and a remote.
+type End = (Name, IpAddr);
+
+/// What is known of the underlay.
+pub(super) struct Underlay {
+    hops: NextHopWatch,
+    ends: BTreeMap<End, (Wanted, Resolution)>,
+    /// Each VTEP's port, or why it has none.
+    vteps: BTreeMap<Name, Result<VtepFacts, String>>,
+    /// Why a tunnel with a next hop can't use it.
+    detours: BTreeMap<End, String>,
+}
+
+impl Underlay {
+    pub(super) fn open() -> Result<Self, HostError> {
+        Ok(Self {
+            hops: NextHopWatch::open(Timing::default())?,
+            ends: BTreeMap::new(),
+            vteps: BTreeMap::new(),
+            detours: BTreeMap::new(),
+        })
+    }
+
+    /// When there is something to do though nothing was heard.
+    pub(super) fn deadline(&self) -> Instant {
+        self.hops.deadline()
+    }
+
+    /// What is steered to a port for the VTEPs that it carries.
+    pub(super) fn filters(&self, spec: &Spec, port: &Name) -> Vec<VtepFilter> {
+        let carried = self.vteps.iter().filter_map(|(name, vtep)| {
+            let vtep = vtep.as_ref().ok()?;
+            (vtep.port == *port).then(|| spec.vteps.get(name))?
+        });
+        carried
+            .map(|vtep| VtepFilter {
+                address: vtep.local,
+                port: vtep.udp_port,
+                vid: vtep.vlan.map(|vid| vid.get()),
+            })
+            .collect()
+    }
+
+    /// The VTEPs that a port carries.
+    pub(super) fn carried_by(&self, port: &Name) -> Vec<Name> {
+        let carried = |vtep: &Result<VtepFacts, String>| vtep.as_ref().is_ok_and(|vtep| vtep.port == *port);
+        self.vteps
+            .iter()
+            .filter(|(_, vtep)| carried(vtep))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// A tunnel's next hop and the port that leads there, or why it can't be used.
+    pub(super) fn tunnel(&self, vtep: &Name, remote: IpAddr) -> (Option<&NextHop>, Option<&Name>, Option<String>) {
+        let found = match self.vteps.get(vtep) {
+            Some(Ok(found)) => found,
+            Some(Err(reason)) => return (None, None, Some(reason.clone())),
+            None => return (None, None, Some("its VTEP is not known".to_owned())),
+        };
+        let end = (vtep.clone(), remote);
+        match self.ends.get(&end) {
+            Some((_, Ok(hop))) => (Some(hop), Some(&found.port), self.detours.get(&end).cloned()),
+            Some((_, Err(reason))) => (None, Some(&found.port), Some(reason.to_string())),
+            None => (None, Some(&found.port), Some("its next hop is not known".to_owned())),
+        }
+    }
+
+    /// Follows the next hops of these tunnels, and of no others.
+    fn follow(&mut self, wanted: BTreeMap<End, Wanted>) {
+        let stale: Vec<_> = self
+            .ends
+            .iter()
+            .filter(|(end, (old, _))| wanted.get(*end) != Some(old))
+            .map(|(end, _)| end.clone())
+            .collect();
+        for end in stale {
+            if let Some((old, _)) = self.ends.remove(&end)
+                && !wanted.values().any(|other| *other == old)
+            {
+                self.hops.unwant(old);
+            }
+        }
+        for (end, wanted) in wanted {
+            if self.ends.contains_key(&end) {
+                continue;
+            }
+            match self.hops.want(wanted) {
+                Ok(resolution) => {
+                    self.ends.insert(end, (wanted, resolution));
+                }
+                Err(error) => tracing::error!(vtep = %end.0, remote = %end.1, %error, "its next hop"),
+            }
+        }
+    }
+}
+
+impl AsFd for Underlay {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.hops.as_fd()
+    }
+}
+
+impl Control {
+    /// The host's next hops may have changed: tables follow.
+    pub(super) fn underlay_news(&mut self) {
+        match self.underlay.hops.process() {
+            Ok(changes) => {
+                let mut news = false;
+                for (wanted, resolution) in changes {
+                    for ((vtep, remote), (of, known)) in &mut self.underlay.ends {
+                        if *of == wanted {
+                            match &resolution {
+                                Ok(hop) => {
+                                    tracing::info!(%vtep, %remote, interface = hop.interface, mac = %hop.dst_mac, "next hop");
+                                }
+                                Err(reason) => tracing::warn!(%vtep, %remote, %reason, "no next hop"),
+                            }
+                            known.clone_from(&resolution);
+                            news = true;
+                        }
+                    }
+                }
+                // An address that came may be a VTEP's.
+                if news || self.underlay.vteps.values().any(Result::is_err) {
+                    self.republish();
+                }
+            }
+            Err(error) => tracing::error!(%error, "following the next hops failed"),
+        }
+    }
+
+    /// Fills in what the host says of the VTEPs and tunnels of a spec.
+    pub(super) fn underlay_facts(&mut self, spec: &Spec, facts: &mut Facts) {
+        let vteps: BTreeMap<_, _> = spec
+            .vteps
+            .iter()
+            .map(|(name, vtep)| (name.clone(), self.locate(spec, vtep)))
+            .collect();
+        self.underlay.vteps = vteps;
+        let wanted = ends(spec, facts)
+            .into_iter()
+            .filter_map(|(vtep, remote)| {
+                let spec = spec.vteps.get(&vtep)?;
+                let wanted = Wanted {
+                    remote,
+                    local: Some(spec.local),
+                    udp_port: spec.udp_port,
+                };
+                Some(((vtep, remote), wanted))
+            })
+            .collect();
+        self.underlay.follow(wanted);
+        let mut detours = BTreeMap::new();
+        for (end, (_, resolution)) in &self.underlay.ends {
+            let (Some(Ok(vtep)), Ok(hop)) = (self.underlay.vteps.get(&end.0), resolution) else {
+                continue;
+            };
+            let Some(interface) = spec.ports.get(&vtep.port).and_then(|port| port.interface.as_deref()) else {
+                continue;
+            };
+            if leads_through(&mut self.host, hop, interface) {
+                let path = Path {
+                    src_mac: hop.src_mac,
+                    dst_mac: hop.dst_mac,
+                    mtu: hop.mtu,
+                };
+                facts.paths.insert(end.clone(), path);
+            } else {
+                detours.insert(
+                    end.clone(),
+                    format!(
+                        "the kernel's route leads out of {}, not of {interface}, the interface of port {}: change the route or the VTEP's `port`",
+                        hop.interface, vtep.port
+                    ),
+                );
+            }
+        }
+        self.underlay.detours = detours;
+        let located = self.underlay.vteps.iter();
+        facts.vteps = located
+            .filter_map(|(name, vtep)| Some((name.clone(), vtep.as_ref().ok()?.clone())))
+            .collect();
+    }
+
+    /// The port that carries a VTEP, and its MAC address.
+    fn locate(&mut self, spec: &Spec, vtep: &Vtep) -> Result<VtepFacts, String> {
+        let owner = self
+            .host
+            .local_address_owner(vtep.local)
+            .map_err(|error| error.to_string())?
+            .and_then(|name| self.host.link(&name).ok());
+        let port = match (&vtep.port, &owner) {
+            (Some(port), _) => port.clone(),
+            (None, None) => {
+                return Err(format!(
+                    "no interface has the local address {0}: add it with `ip address add`",
+                    vtep.local
+                ));
+            }
+            (None, Some(owner)) => self.port_of(spec, owner).ok_or_else(|| {
+                format!(
+                    "interface {} has the local address {}, but is no port: add it as a port, or name the VTEP's `port`",
+                    owner.name, vtep.local
+                )
+            })?,
+        };
+        // An address on the loopback interface or a bridge: frames come for the port's own address then.
+        let own = owner.as_ref().and_then(|link| link.mac).filter(|mac| !mac.is_zero());
+        let entry = self.ports.get(&port);
+        let state = entry.and_then(|entry| entry.link());
+        let mac = own.or_else(|| state.and_then(|link| link.mac));
+        match (mac, entry.and_then(|entry| entry.why_down())) {
+            (Some(mac), _) => Ok(VtepFacts { port, mac }),
+            (None, Some(reason)) => Err(format!("port {port} is down: {reason}")),
+            (None, None) => Err(format!("the interface of port {port} has no MAC address")),
+        }
+    }
+
+    /// The port of an interface, or of the one that it stands upon (a VLAN's parent).
+    fn port_of(&mut self, spec: &Spec, link: &Link) -> Option<Name> {
+        let has = |name: &str| {
+            let port = spec.ports.iter().find(|(_, port)| port.interface.as_deref() == Some(name));
+            port.map(|(name, _)| name.clone())
+        };
+        has(&link.name).or_else(|| {
+            let lower = link.lower.filter(|_| link.lower_netnsid.is_none())?;
+            let lower = self.host.links().ok()?.into_iter().find(|other| other.ifindex == lower)?;
+            has(&lower.name)
+        })
+    }
+}
+
+/// Whether what the kernel sends by this next hop leaves through an interface: itself, a VLAN above it, or a bridge
+/// or bond that it belongs to.
+fn leads_through(host: &mut crate::host::Host, hop: &NextHop, interface: &str) -> bool {
+    if hop.interface == interface {
+        return true;
+    }
+    let (Ok(out), Ok(port)) = (host.link(&hop.interface), host.link(interface)) else {
+        return false;
+    };
+    out.lower == Some(port.ifindex) && out.lower_netnsid.is_none() || port.master == Some(out.ifindex)
+}
+
+/// All tunnels that a spec and the stations added by hand ask for.
+fn ends(spec: &Spec, facts: &Facts) -> BTreeSet<End> {
+    let mut ends = BTreeSet::new();
+    for domain in spec.bridge_domains.values() {
+        let Some((vtep, _)) = spec.vtep_of(domain) else { continue };
+        let stations = domain.statics.iter().filter_map(|station| station.remote);
+        for remote in domain.remotes.iter().copied().chain(stations) {
+            ends.insert((vtep.clone(), remote));
+        }
+    }
+    for ((domain, _), station) in &facts.manual {
+        let vtep = spec.bridge_domains.get(domain).and_then(|domain| spec.vtep_of(domain));
+        if let (Some((vtep, _)), Some(remote)) = (vtep, station.remote) {
+            ends.insert((vtep.clone(), remote));
+        }
+    }
+    ends
+}
