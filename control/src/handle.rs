@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use crate::api::types::{
-    ApplyReport, BridgeDomainView, CounterView, DropsView, FdbAdd, FdbView, FlushReport, HealthView, PortView,
-    TunnelView, WorkerView,
+    ApplyReport, BridgeDomainView, CounterView, DropsView, FdbAdd, FdbView, FlushReport, HealthView,
+    PortView, TunnelView, WorkerView,
 };
 
 /// How long the control thread may take for an answer. Opening many ports takes the longest.

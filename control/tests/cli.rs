@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn clearway(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clearway")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_clearway"))
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 fn code(output: &Output) -> i32 {
@@ -29,7 +32,17 @@ fn ok(args: &[&str]) -> String {
 }
 
 const COMMANDS: [&str; 11] = [
-    "run", "apply", "validate", "schema", "get", "fdb", "doctor", "demo", "completions", "man", "version",
+    "run",
+    "apply",
+    "validate",
+    "schema",
+    "get",
+    "fdb",
+    "doctor",
+    "demo",
+    "completions",
+    "man",
+    "version",
 ];
 
 #[test]
@@ -126,10 +139,7 @@ fn validate_tells_everything_that_is_wrong() {
     assert_eq!(ok(&["validate", &right]), format!("{right}: valid\n"));
     // Several files: those that are right are named, the others told, and it has failed.
     let output = clearway(&["validate", &right, &wrong, "/nonexistent.yaml"]);
-    assert_eq!(
-        (code(&output), out(&output)),
-        (1, format!("{right}: valid\n"))
-    );
+    assert_eq!((code(&output), out(&output)), (1, format!("{right}: valid\n")));
     for part in [
         format!("{wrong}:2:"),
         "/nonexistent.yaml failed: No such file".into(),
@@ -147,7 +157,9 @@ fn the_examples_are_valid() {
         .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
         .collect();
     files.sort();
-    let args: Vec<_> = std::iter::once("validate").chain(files.iter().map(String::as_str)).collect();
+    let args: Vec<_> = std::iter::once("validate")
+        .chain(files.iter().map(String::as_str))
+        .collect();
     assert_eq!(ok(&args).lines().count(), files.len());
 }
 
@@ -159,13 +171,18 @@ fn without_a_daemon_it_says_what_to_do() {
         &["version"],
         &["get", "drops", "-o", "json"],
     ] {
-        let all: Vec<_> = ["--socket", "/nonexistent/clearway.sock"].iter().chain(args).copied().collect();
+        let all: Vec<_> = ["--socket", "/nonexistent/clearway.sock"]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
         let output = clearway(&all);
         assert_eq!(code(&output), 1, "{args:?}");
         let text = err(&output);
         assert!(
-            text.starts_with("clearway: asking the daemon at /nonexistent/clearway.sock failed: No such file")
-                && text.contains("is the daemon running?")
+            text.starts_with(
+                "clearway: asking the daemon at /nonexistent/clearway.sock failed: No such file"
+            ) && text.contains("is the daemon running?")
                 && text.contains("clearway run"),
             "{text}"
         );
@@ -187,7 +204,10 @@ fn what_is_no_daemon_is_told() {
     answer.join().unwrap();
     assert_eq!(code(&output), 1);
     assert!(
-        err(&output).starts_with(&format!("clearway: talking to the daemon at {} failed: ", path.display())),
+        err(&output).starts_with(&format!(
+            "clearway: talking to the daemon at {} failed: ",
+            path.display()
+        )),
         "{}",
         err(&output)
     );
@@ -212,9 +232,19 @@ fn run_refuses_what_is_wrong_before_it_touches_anything() {
 fn the_doctor_speaks_json() {
     let output = clearway(&["doctor", "lo", "-o", "json"]);
     let findings: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
-    let bad = findings.as_array().unwrap().iter().any(|f| f["severity"] == "bad");
+    let bad = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|f| f["severity"] == "bad");
     assert_eq!(code(&output), i32::from(bad));
-    assert!(findings.as_array().unwrap().iter().any(|f| f["subject"] == "kernel"));
+    assert!(
+        findings
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|f| f["subject"] == "kernel")
+    );
 }
 
 #[test]

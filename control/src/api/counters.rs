@@ -12,7 +12,9 @@ type Read = fn(&PortCounters) -> u64;
 const COUNTERS: [(&str, &str, Read); 10] = [
     ("rx_packets", "Frames received.", |c| c.rx_packets.get()),
     ("rx_bytes", "Their bytes, without FCS.", |c| c.rx_bytes.get()),
-    ("tx_packets", "Frames that the port's ring took.", |c| c.tx_packets.get()),
+    ("tx_packets", "Frames that the port's ring took.", |c| {
+        c.tx_packets.get()
+    }),
     ("tx_bytes", "Their bytes, without FCS.", |c| c.tx_bytes.get()),
     (
         "rx_missed",
@@ -29,7 +31,9 @@ const COUNTERS: [(&str, &str, Read); 10] = [
         "New MAC addresses not learned because of a limit of the port, the domain or the table. Their frames are forwarded.",
         |c| c.learn_refused.get(),
     ),
-    ("moves", "MAC addresses seen on another port than before.", |c| c.moves.get()),
+    ("moves", "MAC addresses seen on another port than before.", |c| {
+        c.moves.get()
+    }),
     (
         "moves_damped",
         "Moves not followed, because the address moved too often (`move-damping`).",
@@ -49,7 +53,9 @@ impl CounterView {
         let drops = DropReason::ALL.iter().map(|reason| drop_name(*reason));
         let mut counters: BTreeMap<_, _> = names.chain(drops).map(|name| (name, 0)).collect();
         for block in blocks {
-            let values = COUNTERS.iter().map(|(name, _, read)| ((*name).to_owned(), read(block)));
+            let values = COUNTERS
+                .iter()
+                .map(|(name, _, read)| ((*name).to_owned(), read(block)));
             let drops = DropReason::ALL
                 .iter()
                 .map(|reason| (drop_name(*reason), block.drops.of(*reason).get()));
@@ -95,7 +101,13 @@ mod tests {
              | reason | what happened | what to do |\n| --- | --- | --- |\n",
         );
         for reason in DropReason::ALL {
-            let _ = writeln!(page, "| `{}` | {} | {} |", reason.name(), reason.text(), reason.advice());
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} |",
+                reason.name(),
+                reason.text(),
+                reason.advice()
+            );
         }
         page.push_str(
             "\n## The ledger\n\n\

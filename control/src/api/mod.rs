@@ -14,7 +14,10 @@ mod describe;
 mod routes;
 mod server;
 mod socket;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is what a failed unwrap is for.
+mod tests;
 pub(crate) mod types;
 
-pub(crate) use server::{Running, Server};
+pub(crate) use server::Server;
 pub(crate) use socket::SocketError;

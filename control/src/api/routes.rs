@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use super::describe::Description;
 use super::types::{
-    ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbAdd, FdbView, FlushReport, HealthView,
-    PortView, TunnelView, WorkerView,
+    ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbAdd, FdbView, FlushReport,
+    HealthView, PortView, TunnelView, WorkerView,
 };
 use crate::handle::{ApiError, ErrorCode, FdbFilter, Handle, Request};
 
@@ -82,7 +82,9 @@ fn pick<T>(list: Vec<T>, kind: &str, name: &str, name_of: impl Fn(&T) -> String)
         1..=20 => format!("there are: {}", names.join(", ")),
         n => format!("there are {n} others"),
     };
-    Err(ApiError::not_found(format!("no {kind} is named {name:?}; {there}")))
+    Err(ApiError::not_found(format!(
+        "no {kind} is named {name:?}; {there}"
+    )))
 }
 
 /// All ports
@@ -99,7 +101,9 @@ async fn ports(State(api): State<Api>) -> Answer<Vec<PortView>> {
     responses((status = OK, body = PortView, description = "The port"), (status = NOT_FOUND, body = ApiError, description = "No such port"))
 )]
 async fn port(State(api): State<Api>, Path(name): Path<String>) -> Answer<PortView> {
-    pick(api.handle.ask(Request::Ports).await?, "port", &name, |p| p.name.clone())
+    pick(api.handle.ask(Request::Ports).await?, "port", &name, |p| {
+        p.name.clone()
+    })
 }
 
 /// All workers
@@ -114,7 +118,9 @@ async fn workers(State(api): State<Api>) -> Answer<Vec<WorkerView>> {
     responses((status = OK, body = WorkerView, description = "The worker"), (status = NOT_FOUND, body = ApiError, description = "No such worker"))
 )]
 async fn worker(State(api): State<Api>, Path(id): Path<String>) -> Answer<WorkerView> {
-    pick(api.handle.ask(Request::Workers).await?, "worker", &id, |w| w.id.to_string())
+    pick(api.handle.ask(Request::Workers).await?, "worker", &id, |w| {
+        w.id.to_string()
+    })
 }
 
 /// All bridge domains
@@ -149,7 +155,9 @@ async fn tunnels(State(api): State<Api>) -> Answer<Vec<TunnelView>> {
 )]
 async fn tunnel(State(api): State<Api>, Path((vtep, remote)): Path<(String, String)>) -> Answer<TunnelView> {
     let all = api.handle.ask(Request::Tunnels).await?;
-    pick(all, "tunnel", &format!("{vtep}/{remote}"), |t| format!("{}/{}", t.vtep, t.remote))
+    pick(all, "tunnel", &format!("{vtep}/{remote}"), |t| {
+        format!("{}/{}", t.vtep, t.remote)
+    })
 }
 
 /// Drops and the ledger
@@ -167,7 +175,9 @@ async fn drops(State(api): State<Api>) -> Answer<DropsView> {
 )]
 async fn drop_of(State(api): State<Api>, Path(reason): Path<String>) -> Answer<DropView> {
     let all = api.handle.ask(Request::Drops).await?.drops;
-    pick(all, "drop reason that has occurred", &reason, |d| d.reason.clone())
+    pick(all, "drop reason that has occurred", &reason, |d| {
+        d.reason.clone()
+    })
 }
 
 /// All counters of all ports
@@ -182,7 +192,9 @@ async fn counters(State(api): State<Api>) -> Answer<Vec<CounterView>> {
     responses((status = OK, body = CounterView, description = "Its counters"), (status = NOT_FOUND, body = ApiError, description = "No such port"))
 )]
 async fn counters_of(State(api): State<Api>, Path(port): Path<String>) -> Answer<CounterView> {
-    pick(api.handle.ask(Request::Counters).await?, "port", &port, |c| c.port.clone())
+    pick(api.handle.ask(Request::Counters).await?, "port", &port, |c| {
+        c.port.clone()
+    })
 }
 
 /// Which stations are meant; all, where nothing is named.
@@ -256,10 +268,14 @@ async fn fdb_add(
     let body = body?;
     let place: FdbAdd = serde_json::from_slice(&body).map_err(|error| {
         let example = r#"{"port": "pod1"}"#;
-        ApiError::new(ErrorCode::BadRequest, format!("the body is no station: {error}; an example: {example}"))
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("the body is no station: {error}; an example: {example}"),
+        )
     })?;
     if place.port.is_some() == place.remote.is_some() {
-        let message = "a station is behind a port or behind a remote VTEP: give exactly one of `port` and `remote`";
+        let message =
+            "a station is behind a port or behind a remote VTEP: give exactly one of `port` and `remote`";
         return Err(ApiError::new(ErrorCode::BadRequest, message));
     }
     if !mac.is_unicast() {
@@ -368,7 +384,9 @@ async fn openapi(State(api): State<Api>) -> Response {
 
 async fn no_such_path(request: HttpRequest) -> ApiError {
     let path = request.uri().path();
-    ApiError::not_found(format!("there is no path {path}; /openapi.json describes those that there are"))
+    ApiError::not_found(format!(
+        "there is no path {path}; /openapi.json describes those that there are"
+    ))
 }
 
 async fn no_such_method(request: HttpRequest) -> ApiError {

@@ -116,7 +116,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let now = std::fs::symlink_metadata(&self.path).ok().map(|m| (m.dev(), m.ino()));
+        let now = std::fs::symlink_metadata(&self.path)
+            .ok()
+            .map(|m| (m.dev(), m.ino()));
         if now.is_some() && now == self.identity {
             let _ = std::fs::remove_file(&self.path);
         }

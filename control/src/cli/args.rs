@@ -175,15 +175,31 @@ impl ValueEnum for What {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let (name, aliases, help): (_, &[_], _) = match self {
-            Self::Ports => ("ports", &["port", "p"], "What each port is attached to, how, and what passed it"),
-            Self::Workers => ("workers", &["worker", "w"], "The threads that forward, their cores and load"),
+            Self::Ports => (
+                "ports",
+                &["port", "p"],
+                "What each port is attached to, how, and what passed it",
+            ),
+            Self::Workers => (
+                "workers",
+                &["worker", "w"],
+                "The threads that forward, their cores and load",
+            ),
             Self::BridgeDomains => (
                 "bridge-domains",
                 &["bridge-domain", "domains", "domain", "bds", "bd"],
                 "The layer 2 segments and their members",
             ),
-            Self::Fdb => ("fdb", &["macs", "mac", "f"], "Behind what each known MAC address is"),
-            Self::Tunnels => ("tunnels", &["tunnel", "t"], "Whether each remote VTEP is reached, and how"),
+            Self::Fdb => (
+                "fdb",
+                &["macs", "mac", "f"],
+                "Behind what each known MAC address is",
+            ),
+            Self::Tunnels => (
+                "tunnels",
+                &["tunnel", "t"],
+                "Whether each remote VTEP is reached, and how",
+            ),
             Self::Drops => (
                 "drops",
                 &["drop", "d"],
@@ -199,7 +215,13 @@ impl ValueEnum for What {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Output {
     /// For people, or for programs
-    #[arg(short, long = "output", value_name = "FORMAT", default_value = "table", value_enum)]
+    #[arg(
+        short,
+        long = "output",
+        value_name = "FORMAT",
+        default_value = "table",
+        value_enum
+    )]
     pub(crate) format: Format,
 }
 
@@ -352,15 +374,13 @@ mod tests {
         assert!(parse("clearway run").is_err());
         assert!(parse("clearway run --config f --port memory:a").is_err());
         assert!(parse("clearway run --config f --core 1").is_err());
-        let cli = parse("clearway --socket /s run --port memory:a -p memory:b --cross-connect --core 1").unwrap();
+        let cli =
+            parse("clearway --socket /s run --port memory:a -p memory:b --cross-connect --core 1").unwrap();
         assert_eq!(cli.socket.unwrap(), PathBuf::from("/s"));
         let Command::Run(run) = cli.command else {
             panic!("not run");
         };
-        assert_eq!(
-            (run.port.len(), run.core, run.cross_connect),
-            (2, Some(1), true)
-        );
+        assert_eq!((run.port.len(), run.core, run.cross_connect), (2, Some(1), true));
         // Global options may come last as well.
         assert!(parse("clearway get ports --socket /s").is_ok());
     }

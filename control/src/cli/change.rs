@@ -103,7 +103,10 @@ pub(crate) fn fdb(client: &Client, command: &Fdb) -> Result<(), CliError> {
         Fdb::Flush { bridge_domain, port } => {
             let query: Vec<_> = [("bridge-domain", bridge_domain), ("port", port)]
                 .into_iter()
-                .filter_map(|(key, name)| name.as_ref().map(|name| format!("{key}={}", segment(name.as_str()))))
+                .filter_map(|(key, name)| {
+                    name.as_ref()
+                        .map(|name| format!("{key}={}", segment(name.as_str())))
+                })
                 .collect();
             let report: FlushReport = client.delete(&format!("/v1/fdb?{}", query.join("&")))?;
             output::print(&format!("forgotten: {} learned stations\n", report.removed))

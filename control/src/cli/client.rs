@@ -60,9 +60,9 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| self.broken(format!("no event loop could be made ({error})")))?;
-        let exchange = tokio::time::timeout(LIMIT, self.exchange(method, path, body));
         let (status, answer) = runtime
-            .block_on(async { exchange.await })
+            // Inside the runtime, whose clock the timeout needs.
+            .block_on(async { tokio::time::timeout(LIMIT, self.exchange(method, path, body)).await })
             .map_err(|_elapsed| self.broken(format!("no answer within {} s", LIMIT.as_secs())))??;
         if status.is_success() {
             return Ok(answer);
@@ -73,7 +73,12 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, Bytes), CliError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Bytes), CliError> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
             .map_err(|source| self.not_connected(source))?;

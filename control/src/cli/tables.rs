@@ -14,8 +14,19 @@ impl Show for Vec<PortView> {
         }
         let mut text = table(
             &[
-                "NAME", "STATE", "KIND", "INTERFACE", "MODE", "SERVICE", "WORKERS", "#RX", "#RX BYTES", "#TX",
-                "#TX BYTES", "#DROPS", "#MACS",
+                "NAME",
+                "STATE",
+                "KIND",
+                "INTERFACE",
+                "MODE",
+                "SERVICE",
+                "WORKERS",
+                "#RX",
+                "#RX BYTES",
+                "#TX",
+                "#TX BYTES",
+                "#DROPS",
+                "#MACS",
             ],
             self.iter().map(|p| {
                 vec![
@@ -81,7 +92,10 @@ impl Show for PortView {
             ("service", self.service.clone()),
             ("MAC", or_dash(self.mac)),
             ("MTU", or_dash(self.mtu)),
-            ("queues", or_dash(Some(queues.join(", ")).filter(|q| !q.is_empty()))),
+            (
+                "queues",
+                or_dash(Some(queues.join(", ")).filter(|q| !q.is_empty())),
+            ),
             ("frame memory", or_dash(self.backing.as_ref())),
             ("UMEM group", or_dash(self.umem_group.as_ref())),
             ("received", counted(self.rx_packets, self.rx_bytes)),
@@ -108,7 +122,16 @@ impl Show for Vec<WorkerView> {
     fn show(&self) -> String {
         table(
             &[
-                "#ID", "#CORE", "IDLE", "#LOAD", "STATE", "#RECEIVED", "#HANDED OVER", "#TURNS", "#SLEEPS", "#EPOCH",
+                "#ID",
+                "#CORE",
+                "IDLE",
+                "#LOAD",
+                "STATE",
+                "#RECEIVED",
+                "#HANDED OVER",
+                "#TURNS",
+                "#SLEEPS",
+                "#EPOCH",
                 "QUEUES",
             ],
             self.iter().map(|w| {
@@ -221,7 +244,15 @@ impl Show for Vec<TunnelView> {
         }
         let mut text = table(
             &[
-                "NAME", "STATE", "LOCAL", "REMOTE", "NEXT HOP", "NEXT HOP MAC", "PORT", "#MTU", "DOMAINS:VNI",
+                "NAME",
+                "STATE",
+                "LOCAL",
+                "REMOTE",
+                "NEXT HOP",
+                "NEXT HOP MAC",
+                "PORT",
+                "#MTU",
+                "DOMAINS:VNI",
             ],
             self.iter().map(|t| {
                 let domains: Vec<_> = t
@@ -261,8 +292,16 @@ impl Show for DropsView {
         let all = std::iter::once(&self.ledger).chain(self.workers.iter().filter(|_| self.workers.len() > 1));
         text.push_str(&table(
             &[
-                "WORKER", "#RECEIVED", "#REPLICATED", "#GENERATED", "#SEGMENTS", "#SENT", "#CONSUMED", "#DROPPED",
-                "#IN FLIGHT", "BALANCED",
+                "WORKER",
+                "#RECEIVED",
+                "#REPLICATED",
+                "#GENERATED",
+                "#SEGMENTS",
+                "#SENT",
+                "#CONSUMED",
+                "#DROPPED",
+                "#IN FLIGHT",
+                "BALANCED",
             ],
             all.map(ledger_row),
         ));
@@ -272,9 +311,27 @@ impl Show for DropsView {
 
 fn ledger_row(l: &LedgerView) -> Vec<String> {
     let mut row = vec![l.worker.map_or_else(|| "all".into(), |w| w.to_string())];
-    row.extend([l.received, l.replicated, l.generated, l.segments, l.sent, l.consumed, l.dropped].map(grouped));
+    row.extend(
+        [
+            l.received,
+            l.replicated,
+            l.generated,
+            l.segments,
+            l.sent,
+            l.consumed,
+            l.dropped,
+        ]
+        .map(grouped),
+    );
     row.push(l.in_flight.to_string());
-    row.push(if l.balanced { "yes" } else { "NO: report it as a bug" }.into());
+    row.push(
+        if l.balanced {
+            "yes"
+        } else {
+            "NO: report it as a bug"
+        }
+        .into(),
+    );
     row
 }
 
@@ -296,7 +353,11 @@ fn drops_table(drops: &[DropView]) -> String {
 /// One reason, with what to do about it.
 impl Show for DropView {
     fn show(&self) -> String {
-        format!("{}what to do: {}\n", drops_table(std::slice::from_ref(self)), self.advice)
+        format!(
+            "{}what to do: {}\n",
+            drops_table(std::slice::from_ref(self)),
+            self.advice
+        )
     }
 }
 
@@ -325,7 +386,9 @@ impl Show for CounterView {
     fn show(&self) -> String {
         table(
             &["COUNTER", "#VALUE"],
-            self.counters.iter().map(|(name, n)| vec![name.clone(), grouped(*n)]),
+            self.counters
+                .iter()
+                .map(|(name, n)| vec![name.clone(), grouped(*n)]),
         )
     }
 }
@@ -340,9 +403,14 @@ impl Show for ApplyReport {
         if !self.actions.is_empty() {
             text.push_str(&table(
                 &["ACTION", "KIND", "NAME", "DETAIL"],
-                self.actions
-                    .iter()
-                    .map(|a| vec![a.verb.to_string(), a.kind.clone(), a.name.clone(), a.detail.clone()]),
+                self.actions.iter().map(|a| {
+                    vec![
+                        a.verb.to_string(),
+                        a.kind.clone(),
+                        a.name.clone(),
+                        a.detail.clone(),
+                    ]
+                }),
             ));
         }
         for warning in &self.warnings {

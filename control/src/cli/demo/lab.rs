@@ -102,25 +102,45 @@ impl<'a> Lab<'a> {
             ip(&["netns", "add", &self.netns(place)])?;
             self.ip(place, "link set lo up")?;
         }
-        for (pod, port) in [(Place::PodA, "pod-a"), (Place::PodB, "pod-b"), (Place::Remote, "uplink")] {
+        for (pod, port) in [
+            (Place::PodA, "pod-a"),
+            (Place::PodB, "pod-b"),
+            (Place::Remote, "uplink"),
+        ] {
             let peer = self.netns(pod);
-            self.ip(Place::Host, &format!("link add {port} type veth peer name eth0 netns {peer}"))?;
+            self.ip(
+                Place::Host,
+                &format!("link add {port} type veth peer name eth0 netns {peer}"),
+            )?;
             self.ip(Place::Host, &format!("link set {port} up"))?;
             self.ip(pod, "link set eth0 up")?;
         }
         self.ip(Place::Host, "address add 192.0.2.1/24 dev uplink")?;
-        self.ip(Place::Remote, &format!("address add {UNDERLAY_REMOTE}/24 dev eth0"))?;
+        self.ip(
+            Place::Remote,
+            &format!("address add {UNDERLAY_REMOTE}/24 dev eth0"),
+        )?;
         self.ip(
             Place::Remote,
             "link add vxlan0 mtu 1450 type vxlan id 42 dstport 4789 local 192.0.2.2 remote 192.0.2.1 dev eth0",
         )?;
         self.ip(Place::Remote, "link set vxlan0 up")?;
-        for (place, device) in [(Place::PodA, "eth0"), (Place::PodB, "eth0"), (Place::Remote, "vxlan0")] {
+        for (place, device) in [
+            (Place::PodA, "eth0"),
+            (Place::PodB, "eth0"),
+            (Place::Remote, "vxlan0"),
+        ] {
             // What VXLAN leaves of 1500 bytes: every station of a layer 2 segment needs the same MTU.
             self.ip(place, &format!("link set {device} mtu 1450"))?;
-            self.ip(place, &format!("address add {}/24 dev {device}", address(place, Family::V4)))?;
+            self.ip(
+                place,
+                &format!("address add {}/24 dev {device}", address(place, Family::V4)),
+            )?;
             // Nobody else is there: no need to wait for duplicate address detection.
-            self.ip(place, &format!("address add {}/64 dev {device} nodad", address(place, Family::V6)))?;
+            self.ip(
+                place,
+                &format!("address add {}/64 dev {device} nodad", address(place, Family::V6)),
+            )?;
         }
         Ok(())
     }
@@ -289,7 +309,12 @@ fn remove_netns(name: &str) {
 /// Removes what demonstrations left whose process is gone.
 fn sweep() {
     let gone = |name: &str| {
-        let id = name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok()?;
+        let id = name
+            .strip_prefix(PREFIX)?
+            .split('-')
+            .next()?
+            .parse::<u32>()
+            .ok()?;
         (!Path::new("/proc").join(id.to_string()).exists()).then_some(())
     };
     let names = |folder: &Path| -> Vec<String> {

@@ -124,9 +124,10 @@ pub(crate) fn demo(args: &Demo) -> Result<(), DemoError> {
     let mut lab = Lab::new(&story)?;
     let shown = play(&story, &mut lab, args);
     // Also when something failed or was interrupted.
-    let left = story.step("Cleaning up: the daemon gives the interfaces back, then the namespaces go", || {
-        lab.tear_down()
-    });
+    let left = story.step(
+        "Cleaning up: the daemon gives the interfaces back, then the namespaces go",
+        || lab.tear_down(),
+    );
     match (shown, left) {
         (Err(_), _) if story.interrupted() => Err(DemoError::Interrupted),
         (Err(error), _) | (Ok(()), Err(error)) => Err(error),
@@ -144,26 +145,64 @@ const PICTURE: &str = "
 ";
 
 fn play(story: &Story, lab: &mut Lab, args: &Demo) -> Result<(), DemoError> {
-    story.step("Making four namespaces, joined by veth pairs; the remote host gets the kernel's own VXLAN device", || lab.build())?;
+    story.step(
+        "Making four namespaces, joined by veth pairs; the remote host gets the kernel's own VXLAN device",
+        || lab.build(),
+    )?;
     story.say("\nThis is the whole configuration; workers, cores, rings and memory are chosen by Clearway:");
     story.say(&indented(CONFIG));
-    story.step("Starting `clearway run` in the host's namespace, until every port forwards", || {
-        lab.start_daemon(CONFIG)
-    })?;
+    story.step(
+        "Starting `clearway run` in the host's namespace, until every port forwards",
+        || lab.start_daemon(CONFIG),
+    )?;
     let client = Client::new(lab.socket());
-    show(story, &client, What::Ports, "What the ports are, and how frames are exchanged with the kernel:")?;
+    show(
+        story,
+        &client,
+        What::Ports,
+        "What the ports are, and how frames are exchanged with the kernel:",
+    )?;
     pings(story, lab)?;
     if traffic::installed("iperf3") {
         let seconds = args.seconds.into();
-        traffic::throughput(story, lab, &client, "TCP, pod-a to pod-b, inside the host", Place::PodB, seconds)?;
-        traffic::throughput(story, lab, &client, "TCP, pod-a to the remote host, through VXLAN", Place::Remote, seconds)?;
+        traffic::throughput(
+            story,
+            lab,
+            &client,
+            "TCP, pod-a to pod-b, inside the host",
+            Place::PodB,
+            seconds,
+        )?;
+        traffic::throughput(
+            story,
+            lab,
+            &client,
+            "TCP, pod-a to the remote host, through VXLAN",
+            Place::Remote,
+            seconds,
+        )?;
     } else {
         story.say("iperf3 is not installed: no throughput is shown (apt-get install iperf3)");
     }
-    show(story, &client, What::Fdb, "What was learned: behind which port or remote host each station is:")?;
-    show(story, &client, What::Tunnels, "How the remote host is reached; the kernel's routes and neighbours say it:")?;
+    show(
+        story,
+        &client,
+        What::Fdb,
+        "What was learned: behind which port or remote host each station is:",
+    )?;
+    show(
+        story,
+        &client,
+        What::Tunnels,
+        "How the remote host is reached; the kernel's routes and neighbours say it:",
+    )?;
     show(story, &client, What::Ports, "What passed the ports:")?;
-    show(story, &client, What::Drops, "Every frame is accounted for, those dropped with their reason:")
+    show(
+        story,
+        &client,
+        What::Drops,
+        "Every frame is accounted for, those dropped with their reason:",
+    )
 }
 
 fn pings(story: &Story, lab: &Lab) -> Result<(), DemoError> {
@@ -175,19 +214,24 @@ fn pings(story: &Story, lab: &Lab) -> Result<(), DemoError> {
     ] {
         for family in FAMILIES {
             let text = format!("{} → {}, {}: {why}", from.name(), to.name(), family.name());
-            story.report(&format!("ping {text}"), || traffic::ping(lab, from, &lab::address(to, family)))?;
+            story.report(&format!("ping {text}"), || {
+                traffic::ping(lab, from, &lab::address(to, family))
+            })?;
         }
     }
-    story.report("ping host → remote outside of the tunnel: the kernel keeps its own address on the uplink", || {
-        traffic::ping(lab, Place::Host, lab::UNDERLAY_REMOTE)
-    })
+    story.report(
+        "ping host → remote outside of the tunnel: the kernel keeps its own address on the uplink",
+        || traffic::ping(lab, Place::Host, lab::UNDERLAY_REMOTE),
+    )
 }
 
 fn show(story: &Story, client: &Client, what: What, text: &str) -> Result<(), DemoError> {
     let get = Get {
         what,
         name: None,
-        output: Output { format: Format::Table },
+        output: Output {
+            format: Format::Table,
+        },
         watch: None,
     };
     let table = get::fetch(client, &get).map_err(|error| DemoError::Show(Box::new(error)))?;

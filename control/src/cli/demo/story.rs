@@ -49,7 +49,11 @@ impl Story {
     }
 
     /// A step: its line, and how long it took.
-    pub(super) fn step<T>(&self, text: &str, work: impl FnOnce() -> Result<T, DemoError>) -> Result<T, DemoError> {
+    pub(super) fn step<T>(
+        &self,
+        text: &str,
+        work: impl FnOnce() -> Result<T, DemoError>,
+    ) -> Result<T, DemoError> {
         let begun = Instant::now();
         let result = self.spin(text, work)?;
         self.say(&format!("✓ {text} ({} ms)", begun.elapsed().as_millis()));

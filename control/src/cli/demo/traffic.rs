@@ -61,7 +61,9 @@ pub(super) fn ping(lab: &Lab<'_>, from: Place, to: &str) -> Result<String, DemoE
             log: lab.log(),
         });
     }
-    let time = average(&text).map(|ms| format!(", {ms} ms on average")).unwrap_or_default();
+    let time = average(&text)
+        .map(|ms| format!(", {ms} ms on average"))
+        .unwrap_or_default();
     Ok(format!("{answers} of {PINGS} answered{time}"))
 }
 
@@ -75,7 +77,9 @@ fn answers(text: &str) -> u32 {
 
 /// From "rtt min/avg/max/mdev = 0.041/0.060/0.090/0.021 ms".
 fn average(text: &str) -> Option<&str> {
-    let times = text.lines().find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "))?;
+    let times = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "))?;
     times.split('/').nth(1)
 }
 
@@ -97,7 +101,12 @@ pub(super) fn throughput(
     let mut running = Running::start(command, "iperf3 -c")?;
     let bar = story.bar(text, Duration::from_secs(seconds));
     let (begun, mut last) = (Instant::now(), None);
-    while running.child.try_wait().map_err(|source| running.failed(source))?.is_none() {
+    while running
+        .child
+        .try_wait()
+        .map_err(|source| running.failed(source))?
+        .is_none()
+    {
         story.go_on()?;
         if begun.elapsed() > Duration::from_secs(seconds + 10) {
             return Err(running.command_error("it did not end; is the path broken?"));
@@ -117,7 +126,11 @@ pub(super) fn throughput(
 }
 
 /// Shows the rate on pod-a's port since the last look.
-fn live(client: &Client, bar: &indicatif::ProgressBar, last: Option<(Instant, u64, u64)>) -> (Instant, u64, u64) {
+fn live(
+    client: &Client,
+    bar: &indicatif::ProgressBar,
+    last: Option<(Instant, u64, u64)>,
+) -> (Instant, u64, u64) {
     let now = Instant::now();
     let Ok(port) = client.get::<PortView>("/v1/ports/pod-a") else {
         return last.unwrap_or((now, 0, 0));
@@ -139,8 +152,13 @@ fn measured(report: &str) -> Option<String> {
     let report: serde_json::Value = serde_json::from_str(report).ok()?;
     let end = report.get("end")?;
     let rate = end.get("sum_received")?.get("bits_per_second")?.as_f64()?;
-    let again = end.get("sum_sent")?.get("retransmits").and_then(serde_json::Value::as_u64);
-    let again = again.map(|n| format!(", {n} segments sent again")).unwrap_or_default();
+    let again = end
+        .get("sum_sent")?
+        .get("retransmits")
+        .and_then(serde_json::Value::as_u64);
+    let again = again
+        .map(|n| format!(", {n} segments sent again"))
+        .unwrap_or_default();
     Some(format!("{:.2} Gbit/s{again}", rate / 1e9))
 }
 
@@ -199,7 +217,9 @@ impl Running {
     fn output(&mut self) -> Result<String, DemoError> {
         let mut text = String::new();
         if let Some(mut stdout) = self.child.stdout.take() {
-            stdout.read_to_string(&mut text).map_err(|source| self.failed(source))?;
+            stdout
+                .read_to_string(&mut text)
+                .map_err(|source| self.failed(source))?;
         }
         Ok(text)
     }
@@ -252,7 +272,8 @@ rtt min/avg/max/mdev = 0.041/0.060/0.090/0.021 ms
 
     #[test]
     fn iperf3_is_understood() {
-        let report = r#"{"end": {"sum_received": {"bits_per_second": 2345000000.0}, "sum_sent": {"retransmits": 3}}}"#;
+        let report =
+            r#"{"end": {"sum_received": {"bits_per_second": 2345000000.0}, "sum_sent": {"retransmits": 3}}}"#;
         assert_eq!(
             measured(report).as_deref(),
             Some("2.35 Gbit/s, 3 segments sent again")
