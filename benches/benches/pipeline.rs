@@ -4,7 +4,7 @@
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
-use clearway_benches::{BATCH, Path, Rig, Scenario};
+use clearway_benches::{BATCH, Rig, scenarios};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -13,39 +13,29 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-fn scenarios() -> Vec<(String, Scenario)> {
-    let base = Scenario::default();
-    let mut all = vec![("cross-connect".to_owned(), Scenario { path: Path::CrossConnect, entries: 2, ..base })];
-    for path in [Path::Bridge, Path::Encap, Path::Decap] {
-        for entries in [2, 2048, 65_536, 1 << 20] {
-            all.push((format!("{path:?}/{entries}").to_lowercase(), Scenario { path, entries, ..base }));
-        }
-    }
-    for sources in [1, 1024, 8192] {
-        let scenario = Scenario { path: Path::Bridge, entries: 2 * sources, ports: 3, ..base };
-        all.push((format!("bridge-3-ports/{sources}-sources"), scenario));
-    }
-    all.push(("encap-10-ports-10000-domains/65536".into(), Scenario { ports: 10, domains: 10_000, ..base }));
-    let decap = Scenario { path: Path::Decap, ports: 10, domains: 10_000, ..base };
-    all.push(("decap-10-ports-10000-domains/65536".into(), decap));
-    all
-}
-
 fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BATCH as u64));
-    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     for (name, scenario) in scenarios() {
         let mut rig = Rig::new(scenario);
-        group.bench_function(BenchmarkId::from_parameter(&name), |b| b.iter_custom(|n| rig.run(n)));
+        group.bench_function(BenchmarkId::from_parameter(&name), |b| {
+            b.iter_custom(|n| rig.run(n))
+        });
         // What a packet costs, plainly: the least disturbed of 21 runs of 2,000 batches, and their median.
         let region = Region::new(ALLOCATOR);
-        let mut runs: Vec<f64> =
-            (0..21).map(|_| rig.run(2000).as_secs_f64() * 1e9 / (2000 * BATCH) as f64).collect();
+        let mut runs: Vec<f64> = (0..21)
+            .map(|_| rig.run(2000).as_secs_f64() * 1e9 / (2000 * BATCH) as f64)
+            .collect();
         // The vector of results itself is one.
         let allocations = region.change().allocations.saturating_sub(1);
         runs.sort_by(f64::total_cmp);
-        println!("{name:<40} {:6.2} ns/packet (min {:.2}), {allocations} allocations", runs[10], runs[0]);
+        println!(
+            "{name:<40} {:6.2} ns/packet (min {:.2}), {allocations} allocations",
+            runs[10], runs[0]
+        );
     }
     group.finish();
 }

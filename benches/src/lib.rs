@@ -51,8 +51,64 @@ pub struct Scenario {
 
 impl Default for Scenario {
     fn default() -> Self {
-        Self { path: Path::Encap, entries: 65_536, ports: 2, domains: 1 }
+        Self {
+            path: Path::Encap,
+            entries: 65_536,
+            ports: 2,
+            domains: 1,
+        }
     }
+}
+
+/// What the documentation gives figures of, by name.
+#[must_use]
+pub fn scenarios() -> Vec<(String, Scenario)> {
+    let base = Scenario::default();
+    let mut all = vec![(
+        "cross-connect".to_owned(),
+        Scenario {
+            path: Path::CrossConnect,
+            entries: 2,
+            ..base
+        },
+    )];
+    for path in [Path::Bridge, Path::Encap, Path::Decap] {
+        for entries in [2, 2048, 65_536, 1 << 20] {
+            all.push((
+                format!("{path:?}/{entries}").to_lowercase(),
+                Scenario {
+                    path,
+                    entries,
+                    ..base
+                },
+            ));
+        }
+    }
+    for sources in [1, 1024, 8192] {
+        let scenario = Scenario {
+            path: Path::Bridge,
+            entries: 2 * sources,
+            ports: 3,
+            ..base
+        };
+        all.push((format!("bridge-3-ports/{sources}-sources"), scenario));
+    }
+    all.push((
+        "encap-10-ports-10000-domains/65536".into(),
+        Scenario {
+            ports: 10,
+            domains: 10_000,
+            ..base
+        },
+    ));
+    let decap = Scenario {
+        path: Path::Decap,
+        ports: 10,
+        domains: 10_000,
+        ..base
+    };
+    all.push(("decap-10-ports-10000-domains/65536".into(), decap));
+    all
 }
 
 /// The worker and the far ends of its ports.
@@ -86,7 +142,10 @@ impl Rig {
     /// # Panics
     /// If the machine is out of memory or descriptors: there is nothing to measure then.
     #[must_use]
-    #[allow(clippy::unwrap_used, reason = "a benchmark that can't be set up has nothing to say")]
+    #[allow(
+        clippy::unwrap_used,
+        reason = "a benchmark that can't be set up has nothing to say"
+    )]
     pub fn new(scenario: Scenario) -> Self {
         let config = EngineConfig {
             cores: vec![None],
@@ -95,13 +154,19 @@ impl Rig {
             fdb_seed: 1,
         };
         let (mut engine, mut workers) = Engine::manual(&config).unwrap();
-        let geometry = UmemGeometry { chunk_size: 2048, chunks: 4096, huge_pages: HugePages::Auto };
+        let geometry = UmemGeometry {
+            chunk_size: 2048,
+            chunks: 4096,
+            huge_pages: HugePages::Auto,
+        };
         let umem = Umem::new(geometry).unwrap();
         engine.add_region(&umem).unwrap();
         let mut peers = Vec::new();
         for port in 0..scenario.ports {
             let (io, peer) = memory_port(512).unwrap();
-            engine.add_queue(WorkerId(0), PortId(port), 0, AnyPort::Memory(io), Some(umem.id())).unwrap();
+            engine
+                .add_queue(WorkerId(0), PortId(port), 0, AnyPort::Memory(io), Some(umem.id()))
+                .unwrap();
             peers.push(peer);
         }
         engine.publish(snapshot(scenario)).unwrap();
@@ -118,12 +183,16 @@ impl Rig {
                 }
             };
             let key = |mac| FdbKey::new(BdId(1), mac);
-            engine.fdb().learn_for_bench(key(local), Dest::Member(MemberId(0)));
+            engine
+                .fdb()
+                .learn_for_bench(key(local), Dest::Member(MemberId(0)));
             engine.fdb().learn_for_bench(key(remote), there);
         }
         let mut pools = PoolSet::new();
         pools.add(&umem);
-        let frames = (0..BATCH).map(|_| pools.frame_from(umem.id(), &template()).unwrap()).collect();
+        let frames = (0..BATCH)
+            .map(|_| pools.frame_from(umem.id(), &template()).unwrap())
+            .collect();
         Self {
             scenario,
             worker,
@@ -151,7 +220,11 @@ impl Rig {
         let mut time = Duration::ZERO;
         for _ in 0..batches {
             self.refill();
-            let into = usize::from(if self.scenario.path == Path::Decap { UPLINK } else { 0 });
+            let into = usize::from(if self.scenario.path == Path::Decap {
+                UPLINK
+            } else {
+                0
+            });
             self.peers[into].send_batch(&mut self.frames);
             let begin = Instant::now();
             self.worker.turn();
@@ -238,9 +311,14 @@ fn outer() -> [u8; OUTER as usize] {
 }
 
 fn snapshot(scenario: Scenario) -> Snapshot {
-    let Scenario { path, ports, domains, .. } = scenario;
+    let Scenario {
+        path, ports, domains, ..
+    } = scenario;
     let vxlan = matches!(path, Path::Encap | Path::Decap);
-    let place = |bd, member| Place { bd: BdId(bd), member: MemberId(member) };
+    let place = |bd, member| Place {
+        bd: BdId(bd),
+        member: MemberId(member),
+    };
     let conf = |port: u16| {
         let service = match (path, port) {
             (Path::CrossConnect, 0) => Service::CrossConnect(PortId(1)),
@@ -249,12 +327,26 @@ fn snapshot(scenario: Scenario) -> Snapshot {
             // Ports beyond the first few each have a domain of their own, if there are enough.
             _ => Service::Access(place(1, port)),
         };
-        let vteps = if vxlan && port == UPLINK { Box::from([VtepId(0)]) } else { Box::default() };
-        Some(Arc::new(PortConf { service, vteps, ..PortConf::default() }))
+        let vteps = if vxlan && port == UPLINK {
+            Box::from([VtepId(0)])
+        } else {
+            Box::default()
+        };
+        Some(Arc::new(PortConf {
+            service,
+            vteps,
+            ..PortConf::default()
+        }))
     };
-    let member =
-        |port| Member { port: PortId(port), generation: 0, tags: TagRule::default(), isolated: false };
-    let members: Vec<_> = (0..ports).map(|p| (!vxlan || p != UPLINK).then(|| member(p))).collect();
+    let member = |port| Member {
+        port: PortId(port),
+        generation: 0,
+        tags: TagRule::default(),
+        isolated: false,
+    };
+    let members: Vec<_> = (0..ports)
+        .map(|p| (!vxlan || p != UPLINK).then(|| member(p)))
+        .collect();
     let mut vnis = VniTable::default();
     let mut domain_table = vec![None];
     for bd in 1..=domains {
@@ -263,8 +355,17 @@ fn snapshot(scenario: Scenario) -> Snapshot {
             vnis.insert(vni, BdId(bd));
         }
         let members = if bd == 1 { members.clone() } else { Vec::new() };
-        let remotes = if vxlan { Box::from([TunnelId(0)]) } else { Box::default() };
-        domain_table.push(Some(Arc::new(Domain { members, remotes, vni, ..Domain::default() })));
+        let remotes = if vxlan {
+            Box::from([TunnelId(0)])
+        } else {
+            Box::default()
+        };
+        domain_table.push(Some(Arc::new(Domain {
+            members,
+            remotes,
+            vni,
+            ..Domain::default()
+        })));
     }
     let mut remotes = Remotes::default();
     remotes.insert(MappedIp::from(THEIRS), TunnelId(0));
@@ -276,8 +377,12 @@ fn snapshot(scenario: Scenario) -> Snapshot {
         vnis,
         remotes,
     };
-    let tunnel =
-        Tunnel { port: PortId(UPLINK), generation: 0, max_inner: 1450, rewrite: rewrite(OURS, THEIRS) };
+    let tunnel = Tunnel {
+        port: PortId(UPLINK),
+        generation: 0,
+        max_inner: 1450,
+        rewrite: rewrite(OURS, THEIRS),
+    };
     Snapshot {
         epoch: 0,
         ports: (0..ports).map(conf).collect(),

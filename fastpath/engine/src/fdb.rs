@@ -181,6 +181,23 @@ pub(crate) struct Sighting {
     pub(crate) now: u16,
 }
 
+impl Sighting {
+    #[inline(always)]
+    fn value(self) -> Value {
+        let Self {
+            dest,
+            generation,
+            now,
+        } = self;
+        Value::new(FdbEntry {
+            dest,
+            generation,
+            is_static: false,
+            seen: now,
+        })
+    }
+}
+
 /// What learning did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
@@ -289,9 +306,28 @@ impl Fdb {
         self.lookup(self.line(key), key)
     }
 
-    /// A frame from `key`'s address was seen: enter, refresh or move it. `port_entries` counts the dynamic
-    /// entries of its port.
+    /// A frame from `key`'s address was seen. True if that is where it was known to be.
     #[inline(always)]
+    pub(crate) fn refresh(&self, line: u32, key: FdbKey, seen: Sighting) -> bool {
+        let Some((slot, value)) = self.find(line, key) else {
+            return false;
+        };
+        let fresh = seen.value();
+        if value.place() != fresh.place() {
+            return false;
+        }
+        if value.seen() != seen.now && !value.is_static() {
+            // Lost to another worker: it wrote the same second.
+            let new = value.with_seen(seen.now).0;
+            let _ = slot
+                .value
+                .compare_exchange(value.0, new, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// The same for an address that is not known there: enter or move it. `port_entries` counts the dynamic
+    /// entries of its port.
     pub(crate) fn learn(
         &self,
         line: u32,
@@ -300,33 +336,11 @@ impl Fdb {
         rules: &LearnRules,
         port_entries: &AtomicU32,
     ) -> Learned {
-        let Sighting {
-            dest,
-            generation,
-            now,
-        } = seen;
-        let fresh = Value::new(FdbEntry {
-            dest,
-            generation,
-            is_static: false,
-            seen: now,
-        });
-        if let Some((slot, value)) = self.find(line, key) {
-            if value.place() == fresh.place() {
-                if value.seen() != now && !value.is_static() {
-                    // Lost to another worker: it wrote the same second.
-                    let _ = slot.value.compare_exchange(
-                        value.0,
-                        value.with_seen(now).0,
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    );
-                }
-                return Learned::Known;
-            }
-            return Self::relocate(slot, value, fresh, now, rules);
+        match self.find(line, key) {
+            Some((_, value)) if value.place() == seen.value().place() => Learned::Known,
+            Some((slot, value)) => Self::relocate(slot, value, seen.value(), seen.now, rules),
+            None => self.enter(line, key, seen.value(), rules, port_entries),
         }
-        self.enter(line, key, fresh, rules, port_entries)
     }
 
     /// The address is known at another place.
@@ -446,8 +460,17 @@ impl Fdb {
 
     /// Enters an address as if a frame from it had been seen now; for benchmarks that need a full table.
     pub fn learn_for_bench(&self, key: FdbKey, dest: Dest) {
-        let rules = LearnRules { domain_limit: u32::MAX, port_limit: u32::MAX, moves: 0, move_window: 0 };
-        let seen = Sighting { dest, generation: 0, now: 0 };
+        let rules = LearnRules {
+            domain_limit: u32::MAX,
+            port_limit: u32::MAX,
+            moves: 0,
+            move_window: 0,
+        };
+        let seen = Sighting {
+            dest,
+            generation: 0,
+            now: 0,
+        };
         self.learn(self.line(key), key, seen, &rules, &AtomicU32::new(0));
     }
 
@@ -576,18 +599,15 @@ mod tests {
     };
 
     fn learn(fdb: &Fdb, key: FdbKey, member: u16, now: u16, rules: &LearnRules) -> Learned {
-        let dest = Dest::Member(MemberId(member));
-        fdb.learn(
-            fdb.line(key),
-            key,
-            Sighting {
-                dest,
-                generation: 1,
-                now,
-            },
-            rules,
-            &AtomicU32::new(0),
-        )
+        let seen = Sighting {
+            dest: Dest::Member(MemberId(member)),
+            generation: 1,
+            now,
+        };
+        if fdb.refresh(fdb.line(key), key, seen) {
+            return Learned::Known;
+        }
+        fdb.learn(fdb.line(key), key, seen, rules, &AtomicU32::new(0))
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A packet on its way through the stages: the frame, what we know of it, and what will become of it.
 
-use crate::{BdId, Dest, DropReason, PortId};
+use crate::{BdId, Dest, DropReason};
 use clearway_io::{BATCH, Frame, FrameBatch};
 
 /// What becomes of a packet. Stages skip packets that are decided.
@@ -12,8 +12,6 @@ pub(crate) enum Verdict {
     Flood,
     /// To one member or tunnel of its domain.
     Forward(Dest),
-    /// Ready for the wire of this port.
-    Out(PortId),
     /// Given up; counted and freed by the egress stage.
     Drop(DropReason),
     /// Answered by us; freed by the egress stage.
@@ -90,15 +88,10 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// All packets.
+    /// All packets: frames and metas of the same number, so that a loop over both needs no bounds check.
     #[inline(always)]
-    pub(crate) fn all(&mut self) -> impl Iterator<Item = (&mut Frame, &mut Meta)> {
-        self.frames.iter_mut().zip(self.meta.iter_mut())
-    }
-
-    /// Packets that no stage has decided about.
-    #[inline(always)]
-    pub(crate) fn undecided(&mut self) -> impl Iterator<Item = (&mut Frame, &mut Meta)> {
-        self.all().filter(|(_, meta)| meta.verdict == Verdict::Next)
+    pub(crate) fn split(&mut self) -> (&mut [Frame], &mut [Meta]) {
+        let n = self.frames.len().min(BATCH);
+        (&mut self.frames[..n], &mut self.meta[..n])
     }
 }

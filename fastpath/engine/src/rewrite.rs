@@ -11,7 +11,7 @@
 use crate::OuterDscp;
 use clearway_io::Frame;
 use clearway_wire::checksum::{self, Sum};
-use clearway_wire::{EtherType, MacAddr, Tag, Tci, Vid, Vni, flow_hash, source_port, vlan, vxlan};
+use clearway_wire::{EtherType, MacAddr, Tag, Tci, Vid, Vni, flow_hash_and_tos, source_port, vlan, vxlan};
 use std::net::IpAddr;
 
 const MAX_LEN: usize = 14 + vlan::TAG_LEN + 40 + 8 + vxlan::HEADER_LEN;
@@ -116,9 +116,12 @@ impl Rewrite {
     #[inline]
     #[must_use]
     pub fn push(&self, frame: &mut Frame, vni: Vni) -> bool {
-        let port = source_port(flow_hash(frame.bytes()));
+        let (hash, inner_tos) = flow_hash_and_tos(frame.bytes());
+        let port = source_port(hash);
         let tos = match self.dscp {
-            OuterDscp::Copy => inner_tos(frame.bytes()),
+            // Without the ECN bits: we do not decapsulate congestion marks (RFC 6040 would have both ends do
+            // it), so we must not promise ECN to the underlay.
+            OuterDscp::Copy => inner_tos & 0xfc,
             OuterDscp::Fixed(dscp) => dscp.get() << 2,
         };
         // A frame is at most 64 KiB and some headers: what does not fit the field was refused by its MTU.
@@ -183,22 +186,6 @@ fn segments_sum(frame: &Frame) -> Sum {
     sum
 }
 
-/// DSCP of the packet inside, without its ECN bits: we do not decapsulate congestion marks (RFC 6040 would
-/// have both ends do it), so we must not promise ECN to the underlay.
-#[inline]
-fn inner_tos(frame: &[u8]) -> u8 {
-    let mut at = 12;
-    for _ in 0..3 {
-        match frame.get(at..at + 4) {
-            Some(&[0x08, 0x00, _, tos]) => return tos & 0xfc,
-            Some(&[0x86, 0xdd, a, b]) => return (a << 4 | b >> 4) & 0xfc,
-            Some(&[0x81, 0x00, ..] | &[0x88, 0xa8, ..]) => at += 4,
-            _ => return 0,
-        }
-    }
-    0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,12 +214,25 @@ mod tests {
 
     #[test]
     fn the_dscp_of_either_family_behind_tags_is_copied_and_ecn_is_not() {
-        let mut frame = vec![0; 12];
-        frame.extend([0x81, 0, 0, 5, 0x08, 0, 0x45, 0xb9]);
-        assert_eq!(inner_tos(&frame), 0xb8);
-        frame.splice(16.., [0x86, 0xdd, 0x6b, 0x9f]);
-        assert_eq!(inner_tos(&frame), 0xb8);
-        assert_eq!(inner_tos(&frame[..17]), 0);
+        let umem = Umem::new(UmemGeometry {
+            chunk_size: 2048,
+            chunks: 64,
+            huge_pages: HugePages::Off,
+        })
+        .expect("memory");
+        let mut pools = PoolSet::new();
+        pools.add(&umem);
+        let rewrite = Rewrite::new(&spec("10.0.0.1", "10.0.0.2", None, false)).expect("one family");
+        for packet in [&[0x08u8, 0, 0x45, 0xb9][..], &[0x86, 0xdd, 0x6b, 0x9f]] {
+            let mut bytes = vec![0; 12];
+            bytes.extend([0x81, 0, 0, 5]);
+            bytes.extend(packet);
+            bytes.resize(80, 0);
+            let mut frame = pools.frame_from(umem.id(), &bytes).expect("chunk");
+            assert!(rewrite.push(&mut frame, Vni::MIN));
+            assert_eq!(frame.bytes()[15], 0xb8);
+            pools.free(frame);
+        }
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Frames that wait, within a turn, for the end of their batch: one list per output port.
 
 use crate::{DropReason, PortId, WorkerId};
-use clearway_io::{BATCH, Frame, RegionId};
+use clearway_io::{BATCH, Frame, FrameBatch, RegionId, append};
 
 /// Frames that a list takes between two flushes. A batch adds one frame per packet and member behind the
 /// port, so only a port that is several members of one domain can fill more than [`BATCH`].
@@ -93,6 +93,24 @@ impl TxQueues {
         }
         list.frames.push(frame);
         Ok(())
+    }
+
+    /// Queues all frames of a batch for a port, if it takes them all; else none.
+    #[inline(always)]
+    pub(crate) fn push_all(&mut self, port: PortId, batch: &mut FrameBatch) -> bool {
+        let Some(list) = self.lists.get_mut(port.index()) else {
+            return false;
+        };
+        let longest = batch.iter().map(Frame::len).max().unwrap_or(0);
+        let takes =
+            list.route != Route::None && longest <= list.max_frame && list.frames.len() + batch.len() <= LIST;
+        if takes {
+            if list.frames.is_empty() {
+                self.dirty.push(port);
+            }
+            append(batch, &mut list.frames);
+        }
+        takes
     }
 
     /// The next port that has frames waiting, with its list; the caller empties it.

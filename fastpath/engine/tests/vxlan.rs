@@ -110,7 +110,7 @@ fn broadcast_goes_to_every_member_and_remote_with_the_domains_vni() {
         let broadcast = frame(MacAddr::BROADCAST, mac(1));
         let out = bed.cross(0, &broadcast);
         assert_eq!(out.keys().copied().collect::<Vec<_>>(), [1, UPLINK]);
-        assert_eq!(out[&1], [broadcast.clone()]);
+        assert_eq!(out[&1], std::slice::from_ref(&broadcast));
         let outers: Vec<_> = out[&UPLINK]
             .iter()
             .map(|f| (vxlan_datagram(f, 14).expect("vxlan"), f))

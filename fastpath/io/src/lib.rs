@@ -30,7 +30,7 @@ mod timer;
 mod umem;
 mod xsk;
 
-pub use batch::{BATCH, FrameBatch};
+pub use batch::{BATCH, FrameBatch, append};
 pub use eventfd::EventFd;
 pub use frame::{Frame, MAX_SEGMENTS};
 pub use memory::{MemoryPeer, MemoryPort, memory_port};

@@ -5,6 +5,7 @@
 //!   MemoryPeer::recv ◄── ring of frames ◄── MemoryPort::tx_batch
 //! ```
 
+use crate::batch::{forget_front, move_out};
 use crate::eventfd::EventFd;
 use crate::{BATCH, Fault, Frame, FrameBatch, PoolSet, Port, RxCounts, TxCounts};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -109,19 +110,33 @@ impl MemoryPeer {
 
 fn push_batch(ring: &mut Producer<Frame>, frames: &mut Vec<Frame>) -> usize {
     let n = frames.len().min(ring.slots());
-    match ring.write_chunk_uninit(n) {
-        Ok(chunk) => chunk.fill_from_iter(frames.drain(..n)),
-        Err(_) => 0,
-    }
+    let Ok(mut chunk) = ring.write_chunk_uninit(n) else {
+        return 0;
+    };
+    let (first, second) = chunk.as_mut_slices();
+    let (to_first, to_second) = frames[..n].split_at(first.len());
+    move_out(to_first, first);
+    move_out(to_second, second);
+    // SAFETY: all n slots were written just now.
+    unsafe { chunk.commit_all() };
+    forget_front(frames, n);
+    n
 }
 
 #[inline]
 fn pop_batch(ring: &mut Consumer<Frame>, batch: &mut FrameBatch) -> usize {
     let n = (BATCH - batch.len()).min(ring.slots());
-    match ring.read_chunk(n) {
-        Ok(chunk) => batch.extend(chunk),
-        Err(_) => return 0,
+    let Ok(chunk) = ring.read_chunk(n) else { return 0 };
+    let (first, second) = chunk.as_slices();
+    for part in [first, second] {
+        let room = &mut batch.spare_capacity_mut()[..part.len()];
+        move_out(part, room);
+        let len = batch.len() + part.len();
+        // SAFETY: the slots up to len were written just now, and len ≤ BATCH.
+        unsafe { batch.set_len(len) };
     }
+    // Drops the ring's copies, which for a Frame is nothing: they live on in the batch.
+    chunk.commit_all();
     n
 }
 

@@ -37,6 +37,13 @@ const fn mix(a: u64, b: u64) -> u64 {
 /// Tags don't count, directions do: a flow and its answer hash differently.
 #[inline]
 pub fn flow_hash(frame: &[u8]) -> u32 {
+    flow_hash_and_tos(frame).0
+}
+
+/// The same, with the DSCP and ECN byte of the packet: what encapsulation needs to know of a frame, in one look. The
+/// byte is 0 for what is no IP packet.
+#[inline]
+pub fn flow_hash_and_tos(frame: &[u8]) -> (u32, u8) {
     let tags = parse_tags(frame);
     let l3 = frame.get(tags.l3_offset..).unwrap_or_default();
     let hash = match tags.ethertype {
@@ -44,11 +51,11 @@ pub fn flow_hash(frame: &[u8]) -> u32 {
         EtherType::IPV6 => hash_ipv6(l3),
         _ => None,
     };
-    let hash = match hash {
-        Some(hash) => hash,
-        None => hash_ethernet(frame, tags.ethertype),
+    let (hash, tos) = match hash {
+        Some((hash, tos)) => (hash, tos),
+        None => (hash_ethernet(frame, tags.ethertype), 0),
     };
-    (hash ^ hash >> 32) as u32
+    ((hash ^ hash >> 32) as u32, tos)
 }
 
 /// The source port for an encapsulated flow: 49152 to 65535.
@@ -77,7 +84,7 @@ const fn mix_ports(ports: u64, protocol: u8) -> u64 {
 }
 
 #[inline(always)]
-fn hash_ipv4(packet: &[u8]) -> Option<u64> {
+fn hash_ipv4(packet: &[u8]) -> Option<(u64, u8)> {
     let header = packet.first_chunk::<{ ipv4::HEADER_LEN }>()?;
     let addresses = u64::from_be_bytes(get(header, 12));
     let protocol = header[9];
@@ -90,11 +97,11 @@ fn hash_ipv4(packet: &[u8]) -> Option<u64> {
     // Constant factors: only one value of the other factor makes a product zero, and no bit of it is lost otherwise.
     // The first two products don't wait for each other.
     let hash = mix(addresses ^ K[0], K[1]) ^ mix_ports(ports, protocol);
-    Some(mix(hash, K[2]))
+    Some((mix(hash, K[2]), header[1]))
 }
 
 #[inline(always)]
-fn hash_ipv6(packet: &[u8]) -> Option<u64> {
+fn hash_ipv6(packet: &[u8]) -> Option<(u64, u8)> {
     let header = packet.first_chunk::<{ ipv6::HEADER_LEN }>()?;
     let word = |at| u64::from_be_bytes(get(header, at));
     let protocol = header[6];
@@ -107,7 +114,7 @@ fn hash_ipv6(packet: &[u8]) -> Option<u64> {
     let src = mix(word(8) ^ K[0], word(16) ^ K[1]);
     let dst = mix(word(24) ^ K[2], word(32) ^ K[3]);
     let hash = src ^ dst.rotate_left(32) ^ mix_ports(ports, protocol);
-    Some(mix(hash, K[2]))
+    Some((mix(hash, K[2]), (be16(header, 0) >> 4) as u8))
 }
 
 /// Frames shorter than a header hash as if padded with zeros.

@@ -49,7 +49,7 @@ pub mod vxlan;
 pub use arp::{Arp, ArpPacket};
 pub use error::WireError;
 pub use ethernet::{EtherType, EthernetFrame};
-pub use flow::{flow_hash, source_port};
+pub use flow::{flow_hash, flow_hash_and_tos, source_port};
 pub use icmpv4::Icmpv4Packet;
 pub use icmpv6::Icmpv6Packet;
 pub use ids::{Dscp, NumberError, Pcp, Vid, Vni};

@@ -2,48 +2,52 @@
 //! in the headroom: an offset moves, no byte is copied.
 
 use super::{Cx, parse};
-use crate::packet::{Batch, Meta, Verdict};
-use crate::{Dest, DropReason, Service, TunnelId, Vtep};
+use crate::packet::{Meta, Verdict};
+use crate::{BdId, Dest, DropReason, Service, TunnelId, Vtep};
 use clearway_io::Frame;
 use clearway_wire::vxlan::Outer;
 use clearway_wire::{EtherType, MappedIp, parse_tags, udp};
 
-pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    // Frames of one remote arrive in runs.
-    let mut last: Option<(MappedIp, TunnelId)> = None;
-    for (frame, meta) in batch.undecided() {
-        let Some((vtep, datagram)) = addressed(cx, frame, meta) else {
-            continue;
-        };
-        let outer = match datagram.map(|datagram| Outer::from_datagram(frame.bytes(), datagram)) {
-            Some(Ok(outer)) => outer,
-            Some(Err(_)) | None => {
-                meta.verdict = Verdict::Drop(DropReason::VxlanMalformed);
-                continue;
-            }
-        };
-        let tunnel = match last {
-            Some((src, tunnel)) if src == outer.src => Some(tunnel),
-            _ => vtep.remotes.get(&outer.src).copied(),
-        };
-        let Some(tunnel) = tunnel else {
-            meta.verdict = Verdict::Drop(DropReason::UnknownRemote);
-            continue;
-        };
-        last = Some((outer.src, tunnel));
-        let Some(bd) = vtep.vnis.get(outer.vni) else {
-            meta.verdict = Verdict::Drop(DropReason::UnknownVni);
-            continue;
-        };
-        if !frame.advance(outer.inner_offset as u32) {
-            meta.verdict = Verdict::Drop(DropReason::VxlanMalformed);
-            continue;
+/// The remote of the packet before: those of one remote arrive in runs.
+#[derive(Default)]
+pub(crate) struct LastRemote(Option<(MappedIp, TunnelId)>);
+
+#[inline(always)]
+pub(crate) fn one(cx: &Cx<'_>, frame: &mut Frame, meta: &mut Meta, last: &mut LastRemote) {
+    let Some((vtep, datagram)) = addressed(cx, frame, meta) else {
+        return;
+    };
+    match unwrap(vtep, datagram, frame, last) {
+        Ok((bd, tunnel)) => {
+            meta.bd = bd;
+            meta.source = Dest::Tunnel(tunnel);
+            parse::addresses(frame.bytes(), meta);
         }
-        frame.truncate(outer.inner_len as u32);
-        meta.bd = bd;
-        meta.source = Dest::Tunnel(tunnel);
-        parse::read_addresses(frame.bytes(), meta);
+        Err(reason) => meta.verdict = Verdict::Drop(reason),
     }
+}
+
+/// Removes the outer headers; gives domain and tunnel of the frame inside.
+#[inline(always)]
+fn unwrap(
+    vtep: &Vtep,
+    datagram: Option<udp::Datagram>,
+    frame: &mut Frame,
+    last: &mut LastRemote,
+) -> Result<(BdId, TunnelId), DropReason> {
+    let datagram = datagram.ok_or(DropReason::VxlanMalformed)?;
+    let outer = Outer::from_datagram(frame.bytes(), datagram).map_err(|_| DropReason::VxlanMalformed)?;
+    let tunnel = match last.0 {
+        Some((src, tunnel)) if src == outer.src => tunnel,
+        _ => *vtep.remotes.get(&outer.src).ok_or(DropReason::UnknownRemote)?,
+    };
+    last.0 = Some((outer.src, tunnel));
+    let bd = vtep.vnis.get(outer.vni).ok_or(DropReason::UnknownVni)?;
+    if !frame.advance(outer.inner_offset as u32) {
+        return Err(DropReason::VxlanMalformed);
+    }
+    frame.truncate(outer.inner_len as u32);
+    Ok((bd, tunnel))
 }
 
 /// The VTEP of this port that a frame is addressed to, and the datagram (none: it is addressed to the VTEP,

@@ -1,6 +1,7 @@
 //! Tags frames for their port and queues them there; counts and frees what was given up. The end of every
 //! packet's way through the stages.
 
+use super::lookup::LastDomain;
 use super::{Cx, encap};
 use crate::packet::{Batch, Meta, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
@@ -8,30 +9,35 @@ use clearway_io::Frame;
 use clearway_wire::vlan::{TAG_LEN, push_tag};
 
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
+    let mut domain = LastDomain::default();
     let snapshot = cx.snapshot;
     let Batch { frames, meta } = batch;
-    for (mut frame, meta) in frames.drain(..).zip(meta.iter()) {
-        match meta.verdict {
-            Verdict::Forward(Dest::Member(id)) => match snapshot.domain(meta.bd) {
-                Some(domain) => to_member(cx, frame, meta, domain, id),
+    for (frame, meta) in frames.drain(..).zip(meta.iter_mut()) {
+        if let Verdict::Forward(to) = meta.verdict {
+            match domain.get(snapshot, meta) {
+                Some(domain) => emit(cx, frame, meta, domain, to),
                 None => cx.drop(frame, DropReason::NoDomain),
-            },
-            Verdict::Out(port) => queue(cx, frame, port),
-            Verdict::Drop(reason) => cx.drop(frame, reason),
-            Verdict::Consumed => {
-                cx.ledger.consumed += 1;
-                cx.pools.free(frame);
             }
-            // No stage leaves these; should one, the frame is accounted for all the same.
-            Verdict::Next | Verdict::Flood | Verdict::Forward(Dest::Tunnel(_)) => {
-                frame.truncate(0);
-                cx.drop(frame, DropReason::NoDomain);
-            }
+        } else {
+            give_up(cx, frame, meta.verdict);
         }
     }
 }
 
-/// Sends one frame to a place of a domain: what the stages do with a batch, for copies and frames of our own.
+fn give_up(cx: &mut Cx<'_>, frame: Frame, verdict: Verdict) {
+    match verdict {
+        Verdict::Drop(reason) => cx.drop(frame, reason),
+        Verdict::Consumed => {
+            cx.ledger.consumed += 1;
+            cx.pools.free(frame);
+        }
+        // No stage leaves these; should one, the frame is accounted for all the same.
+        Verdict::Next | Verdict::Flood | Verdict::Forward(_) => cx.drop(frame, DropReason::NoDomain),
+    }
+}
+
+/// Sends one frame to a place of its domain.
+#[inline(always)]
 pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: Dest) {
     match to {
         Dest::Member(id) => to_member(cx, frame, meta, domain, id),

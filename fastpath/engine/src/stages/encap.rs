@@ -2,26 +2,9 @@
 //! of the domain, a source port from the inner flow.
 
 use super::{Cx, too_big};
-use crate::packet::{Batch, Meta, Verdict};
-use crate::{Dest, Domain, DropReason, PortId, TunnelId};
+use crate::packet::Meta;
+use crate::{Domain, DropReason, PortId, TunnelId};
 use clearway_io::Frame;
-
-pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    let snapshot = cx.snapshot;
-    for (frame, meta) in batch.all() {
-        let Verdict::Forward(Dest::Tunnel(id)) = meta.verdict else {
-            continue;
-        };
-        let Some(domain) = snapshot.domain(meta.bd) else {
-            meta.verdict = Verdict::Drop(DropReason::NoDomain);
-            continue;
-        };
-        meta.verdict = match one(cx, frame, meta, domain, id) {
-            Ok(port) => Verdict::Out(port),
-            Err(reason) => Verdict::Drop(reason),
-        };
-    }
-}
 
 /// Encapsulates one frame; gives the port that leads to the remote.
 #[inline(always)]

@@ -8,8 +8,11 @@ use crate::{Dest, Domain, DropReason, MemberId};
 use clearway_io::Frame;
 
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    for (frame, meta) in batch.all().filter(|(_, meta)| meta.verdict == Verdict::Flood) {
-        meta.verdict = one(cx, frame, meta);
+    let (frames, metas) = batch.split();
+    for (frame, meta) in frames.iter().zip(metas) {
+        if meta.verdict == Verdict::Flood {
+            meta.verdict = one(cx, frame, meta);
+        }
     }
 }
 

@@ -2,27 +2,33 @@
 
 use super::Cx;
 use crate::fdb::Sighting;
-use crate::packet::{Batch, Meta, Verdict};
-use crate::{Dest, Domain, DropReason, FdbKey, LearnRules, Learned};
+use crate::packet::{Meta, Verdict};
+use crate::{Dest, Domain, DropReason, Fdb, FdbKey, LearnRules, Learned};
 
-pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    // Ahead of everything that needs them: both lines of every packet are on their way from memory.
-    for (_, meta) in batch.undecided() {
-        meta.src_line = cx.fdb.line(meta.src_key());
-        cx.fdb.prefetch(meta.src_line);
-        meta.dst_line = cx.fdb.line(meta.dst_key());
-        cx.fdb.prefetch(meta.dst_line);
+/// What was learned last and where: frames of one sender arrive in runs.
+#[derive(Default)]
+pub(crate) struct Last(Option<(FdbKey, Dest)>);
+
+/// Works out where both addresses of a packet are in the table and starts loading those lines, a pass ahead of
+/// their use.
+#[inline(always)]
+pub(crate) fn prefetch(fdb: &Fdb, meta: &mut Meta) {
+    meta.src_line = fdb.line(meta.src_key());
+    fdb.prefetch(meta.src_line);
+    meta.dst_line = fdb.line(meta.dst_key());
+    fdb.prefetch(meta.dst_line);
+}
+
+#[inline(always)]
+pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
+    let this = (meta.src_key(), meta.source);
+    if last.0 == Some(this) {
+        return;
     }
-    let mut last: Option<(FdbKey, Dest)> = None;
-    for (_, meta) in batch.undecided() {
-        if let Some(reason) = refused(cx, meta) {
-            meta.verdict = Verdict::Drop(reason);
-            continue;
-        }
-        let this = (meta.src_key(), meta.source);
-        if last != Some(this) && learn(cx, meta) {
-            last = Some(this);
-        }
+    if let Some(reason) = refused(cx, meta) {
+        meta.verdict = Verdict::Drop(reason);
+    } else if !domain.learning || !cx.conf.learning || learn(cx, domain, meta) {
+        last.0 = Some(this);
     }
 }
 
@@ -42,29 +48,29 @@ fn refused(cx: &Cx<'_>, meta: &Meta) -> Option<DropReason> {
 
 /// Learns one address. True if it is now known to be where it came from.
 #[inline(always)]
-fn learn(cx: &Cx<'_>, meta: &Meta) -> bool {
-    let Some(domain) = cx.snapshot.domain(meta.bd) else {
-        return false;
-    };
-    if !domain.learning || !cx.conf.learning {
-        return false;
-    }
+fn learn(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
     let Some(generation) = generation(cx, domain, meta.source) else {
         return false;
-    };
-    let rules = LearnRules {
-        port_limit: cx.conf.learn_limit,
-        ..domain.rules
     };
     let seen = Sighting {
         dest: meta.source,
         generation,
         now: cx.now.s,
     };
-    let learned = cx
+    cx.fdb.refresh(meta.src_line, meta.src_key(), seen) || news(cx, domain, meta, seen)
+}
+
+/// The address is not known, or known to be elsewhere.
+#[cold]
+fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta, seen: Sighting) -> bool {
+    let rules = LearnRules {
+        port_limit: cx.conf.learn_limit,
+        ..domain.rules
+    };
+    match cx
         .fdb
-        .learn(meta.src_line, meta.src_key(), seen, &rules, &cx.conf.entries);
-    match learned {
+        .learn(meta.src_line, meta.src_key(), seen, &rules, &cx.conf.entries)
+    {
         Learned::Known | Learned::New => return true,
         Learned::Moved => {
             cx.counters.moves.add(1);

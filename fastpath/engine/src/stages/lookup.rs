@@ -2,32 +2,56 @@
 
 use super::{Cx, learn};
 use crate::fdb::GENERATION_MASK;
-use crate::packet::{Batch, Meta, Verdict};
-use crate::{Dest, Domain, DropReason, FdbKey};
+use crate::packet::{Meta, Verdict};
+use crate::{BdId, Dest, Domain, DropReason, FdbKey, Snapshot};
 
-pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    let mut last: Option<(FdbKey, Dest, Verdict)> = None;
-    for (_, meta) in batch.undecided() {
-        let this = (meta.dst_key(), meta.source);
-        meta.verdict = match last {
-            Some((key, source, verdict)) if (key, source) == this => verdict,
-            _ => {
-                let verdict = find(cx, meta);
-                last = Some((this.0, this.1, verdict));
-                verdict
+/// The domain of the packet before: most batches are of one.
+#[derive(Default)]
+pub(crate) struct LastDomain<'s>(Option<(BdId, &'s Domain)>);
+
+impl<'s> LastDomain<'s> {
+    /// The domain of a packet; a packet without one is dropped.
+    #[inline(always)]
+    pub(crate) fn get(&mut self, snapshot: &'s Snapshot, meta: &mut Meta) -> Option<&'s Domain> {
+        match self.0 {
+            Some((bd, domain)) if bd == meta.bd => return Some(domain),
+            _ => {}
+        }
+        match snapshot.domain(meta.bd) {
+            Some(domain) => {
+                self.0 = Some((meta.bd, domain));
+                Some(domain)
             }
-        };
+            None => {
+                meta.verdict = Verdict::Drop(DropReason::NoDomain);
+                None
+            }
+        }
     }
 }
 
+/// What was found last: frames of one flow arrive in runs.
+#[derive(Default)]
+pub(crate) struct Last(Option<(FdbKey, Dest, Verdict)>);
+
 #[inline(always)]
-fn find(cx: &Cx<'_>, meta: &Meta) -> Verdict {
+pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
+    let (key, source) = (meta.dst_key(), meta.source);
+    meta.verdict = match last.0 {
+        Some((k, s, verdict)) if (k, s) == (key, source) => verdict,
+        _ => {
+            let verdict = find(cx, domain, meta);
+            last.0 = Some((key, source, verdict));
+            verdict
+        }
+    };
+}
+
+#[inline(always)]
+fn find(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> Verdict {
     if meta.dst >> 40 & 1 == 1 {
         return Verdict::Flood;
     }
-    let Some(domain) = cx.snapshot.domain(meta.bd) else {
-        return Verdict::Drop(DropReason::NoDomain);
-    };
     let Some(entry) = cx.fdb.lookup(meta.dst_line, meta.dst_key()) else {
         return Verdict::Flood;
     };

@@ -1,36 +1,26 @@
 //! Finds the bridge domain of every frame from its port and tags (IEEE 802.1Q §6.9), and removes the tags
 //! that said so.
 
-use super::Cx;
-use crate::packet::{Batch, Meta, Verdict};
-use crate::{Dest, DropReason, Place, Service, VidTable};
+use crate::packet::{Meta, Verdict};
+use crate::{Dest, DropReason, Place, VidTable};
 use clearway_io::Frame;
 use clearway_wire::vlan::{TAG_LEN, pop_tag};
 use clearway_wire::{EtherType, Tags, parse_tags};
 
-pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    // Frames out of a tunnel have their domain already.
-    let packets = batch.undecided().filter(|(_, meta)| meta.bd.0 == 0);
-    match &cx.conf.service {
-        Service::Access(place) => packets.for_each(|(frame, meta)| access(frame, meta, *place)),
-        Service::Tunnel(place) => packets.for_each(|(_, meta)| enter(meta, *place)),
-        Service::Trunk { native, vids } => {
-            packets.for_each(|(frame, meta)| trunk(frame, meta, *native, vids));
-        }
-        Service::None | Service::CrossConnect(_) => {
-            packets.for_each(|(_, meta)| meta.verdict = Verdict::Drop(DropReason::NoService));
-        }
-    }
+/// A port that only carries VXLAN has nowhere to put other frames.
+#[inline(always)]
+pub(crate) fn no_service(meta: &mut Meta) {
+    meta.verdict = Verdict::Drop(DropReason::NoService);
 }
 
 #[inline(always)]
-fn enter(meta: &mut Meta, place: Place) {
+pub(crate) fn enter(meta: &mut Meta, place: Place) {
     meta.bd = place.bd;
     meta.source = Dest::Member(place.member);
 }
 
 #[inline(always)]
-fn access(frame: &mut Frame, meta: &mut Meta, place: Place) {
+pub(crate) fn access(frame: &mut Frame, meta: &mut Meta, place: Place) {
     // parse saw 14 bytes.
     let ethertype = frame
         .bytes()
@@ -57,7 +47,7 @@ fn tagged_access(frame: &mut Frame, meta: &mut Meta, place: Place) {
 }
 
 #[inline]
-fn trunk(frame: &mut Frame, meta: &mut Meta, native: Option<Place>, vids: &VidTable) {
+pub(crate) fn trunk(frame: &mut Frame, meta: &mut Meta, native: Option<Place>, vids: &VidTable) {
     let Tags {
         outer,
         inner,
