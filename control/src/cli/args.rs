@@ -216,7 +216,7 @@ impl ValueEnum for What {
 pub(crate) struct Output {
     /// For people, or for programs
     #[arg(
-        short,
+        short = 'o',
         long = "output",
         value_name = "FORMAT",
         default_value = "table",
