@@ -22,6 +22,7 @@
 //! out. The hash is seeded: MAC addresses are chosen by attackers. Left to the caller: one [`Reaper`], on the
 //! control thread.
 
+use crate::ids::PackedDest;
 use crate::{BdId, Dest};
 use clearway_io::prefetch_read;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_nano_inline};
@@ -82,14 +83,15 @@ const WINDOW_SHIFT: u32 = 16;
 /// Value of a slot whose key is being cleared.
 const TOMB: u64 = 1;
 
+/// What a slot says of its key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Value(u64);
+pub(crate) struct Value(u64);
 
 impl Value {
     fn new(entry: FdbEntry) -> Self {
         Self(
             LIVE | if entry.is_static { STATIC } else { 0 }
-                | u64::from(entry.dest.pack()) << DEST_SHIFT
+                | u64::from(PackedDest::from(entry.dest).0) << DEST_SHIFT
                 | u64::from(entry.generation & GENERATION_MASK) << GENERATION_SHIFT
                 | u64::from(entry.seen),
         )
@@ -111,13 +113,29 @@ impl Value {
     }
 
     #[inline(always)]
+    pub(crate) fn dest(self) -> PackedDest {
+        PackedDest((self.0 >> DEST_SHIFT) as u32 & 0x1_ffff)
+    }
+
+    #[inline(always)]
+    pub(crate) fn generation(self) -> u16 {
+        (self.0 >> GENERATION_SHIFT) as u16 & GENERATION_MASK
+    }
+
     fn entry(self) -> FdbEntry {
         FdbEntry {
-            dest: Dest::unpack((self.0 >> DEST_SHIFT) as u32 & 0x1_ffff),
-            generation: (self.0 >> GENERATION_SHIFT) as u16 & GENERATION_MASK,
+            dest: self.dest().unpack(),
+            generation: self.generation(),
             is_static: self.is_static(),
             seen: self.seen(),
         }
+    }
+
+    /// Whether both are live, of the same place and seen in the same second: nothing to write.
+    #[inline(always)]
+    fn is_as(self, other: Self) -> bool {
+        const OTHERS: u64 = STATIC | 0xf << MOVES_SHIFT | 0xffff << WINDOW_SHIFT;
+        (self.0 ^ other.0) & !OTHERS == 0
     }
 
     /// Destination and generation: what a move changes.
@@ -182,8 +200,9 @@ pub(crate) struct Sighting {
 }
 
 impl Sighting {
+    /// The value of an entry that says so.
     #[inline(always)]
-    fn value(self) -> Value {
+    pub(crate) fn value(self) -> Value {
         let Self {
             dest,
             generation,
@@ -270,10 +289,13 @@ impl Fdb {
         // The first line by itself: nearly every hit is there. Which of its slots it is can't be predicted,
         // so it is computed, not branched on.
         let slots = &self.lines[line as usize & self.mask].0;
-        let is = |slot: &Slot| u32::from(slot.key.load(Ordering::Acquire) == key.0);
-        let hits = is(&slots[0]) | is(&slots[1]) << 1 | is(&slots[2]) << 2 | is(&slots[3]) << 3;
-        if hits != 0 {
-            let slot = &slots[hits.trailing_zeros() as usize & (SLOTS - 1)];
+        let key_of = |i: usize| slots[i].key.load(Ordering::Acquire);
+        let mut hit = 0;
+        for i in 1..SLOTS {
+            hit = if key_of(i) == key.0 { i } else { hit };
+        }
+        let slot = &slots[hit];
+        if slot.key.load(Ordering::Acquire) == key.0 {
             let value = Value(slot.value.load(Ordering::Acquire));
             if value.live() {
                 return Some((slot, value));
@@ -296,29 +318,35 @@ impl Fdb {
 
     /// What is known of an address.
     #[inline(always)]
-    pub(crate) fn lookup(&self, line: u32, key: FdbKey) -> Option<FdbEntry> {
-        self.find(line, key).map(|(_, value)| value.entry())
+    pub(crate) fn lookup(&self, line: u32, key: FdbKey) -> Option<Value> {
+        self.find(line, key).map(|(_, value)| value)
     }
 
     /// What is known of an address; for callers off the hot path.
     #[must_use]
     pub fn get(&self, key: FdbKey) -> Option<FdbEntry> {
-        self.lookup(self.line(key), key)
+        self.lookup(self.line(key), key).map(Value::entry)
     }
 
-    /// A frame from `key`'s address was seen. True if that is where it was known to be.
+    /// A frame from `key`'s address was seen, which would make an entry of value `fresh`. True if it was known
+    /// to be there.
     #[inline(always)]
-    pub(crate) fn refresh(&self, line: u32, key: FdbKey, seen: Sighting) -> bool {
+    pub(crate) fn refresh(&self, line: u32, key: FdbKey, fresh: Value) -> bool {
         let Some((slot, value)) = self.find(line, key) else {
             return false;
         };
-        let fresh = seen.value();
+        value.is_as(fresh) || Self::touch(slot, value, fresh)
+    }
+
+    /// Once a second and address; and what is news.
+    #[cold]
+    fn touch(slot: &Slot, value: Value, fresh: Value) -> bool {
         if value.place() != fresh.place() {
             return false;
         }
-        if value.seen() != seen.now && !value.is_static() {
+        if !value.is_static() {
             // Lost to another worker: it wrote the same second.
-            let new = value.with_seen(seen.now).0;
+            let new = value.with_seen(fresh.seen()).0;
             let _ = slot
                 .value
                 .compare_exchange(value.0, new, Ordering::AcqRel, Ordering::Relaxed);
@@ -604,7 +632,7 @@ mod tests {
             generation: 1,
             now,
         };
-        if fdb.refresh(fdb.line(key), key, seen) {
+        if fdb.refresh(fdb.line(key), key, seen.value()) {
             return Learned::Known;
         }
         fdb.learn(fdb.line(key), key, seen, rules, &AtomicU32::new(0))

@@ -52,28 +52,46 @@ pub enum Dest {
 }
 
 impl Dest {
-    /// 17 bits: the kind and the index.
-    #[inline(always)]
-    pub(crate) fn pack(self) -> u32 {
-        match self {
-            Self::Member(id) => u32::from(id.0),
-            Self::Tunnel(id) => 1 << 16 | u32::from(id.0),
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn unpack(bits: u32) -> Self {
-        if bits & 1 << 16 == 0 {
-            Self::Member(MemberId(bits as u16))
-        } else {
-            Self::Tunnel(TunnelId(bits as u16))
-        }
-    }
-
     /// Whether it is a tunnel.
     #[inline(always)]
     #[must_use]
     pub fn is_tunnel(self) -> bool {
         matches!(self, Self::Tunnel(_))
+    }
+}
+
+/// A [`Dest`] in 17 bits, the kind and the index: as FDB entries carry it, and quick to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedDest(pub(crate) u32);
+
+const TUNNEL: u32 = 1 << 16;
+
+impl PackedDest {
+    /// Equal to no real one.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    #[inline(always)]
+    pub(crate) fn is_tunnel(self) -> bool {
+        self.0 & TUNNEL != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(self) -> Dest {
+        let index = self.0 as u16;
+        if self.is_tunnel() {
+            Dest::Tunnel(TunnelId(index))
+        } else {
+            Dest::Member(MemberId(index))
+        }
+    }
+}
+
+impl From<Dest> for PackedDest {
+    #[inline(always)]
+    fn from(dest: Dest) -> Self {
+        match dest {
+            Dest::Member(id) => Self(u32::from(id.0)),
+            Dest::Tunnel(id) => Self(TUNNEL | u32::from(id.0)),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A packet on its way through the stages: the frame, what we know of it, and what will become of it.
 
-use crate::{BdId, Dest, DropReason};
+use crate::ids::PackedDest;
+use crate::{BdId, DropReason};
 use clearway_io::{BATCH, Frame, FrameBatch};
 
 /// What becomes of a packet. Stages skip packets that are decided.
@@ -11,7 +12,7 @@ pub(crate) enum Verdict {
     /// To all members of its domain.
     Flood,
     /// To one member or tunnel of its domain.
-    Forward(Dest),
+    Forward(PackedDest),
     /// Given up; counted and freed by the egress stage.
     Drop(DropReason),
     /// Answered by us; freed by the egress stage.
@@ -22,23 +23,23 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta {
     /// Destination MAC address, in the low 48 bits.
-    pub dst: u64,
+    pub(crate) dst: u64,
     /// Source MAC address, in the low 48 bits.
-    pub src: u64,
+    pub(crate) src: u64,
     /// FDB line of (domain, source): computed and prefetched ahead of use.
-    pub src_line: u32,
+    pub(crate) src_line: u32,
     /// FDB line of (domain, destination).
-    pub dst_line: u32,
+    pub(crate) dst_line: u32,
     /// What becomes of it.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// Where it came from inside its domain.
-    pub source: Dest,
+    pub(crate) source: PackedDest,
     /// Its bridge domain.
-    pub bd: BdId,
+    pub(crate) bd: BdId,
     /// TCI of the outer tag that was removed, for its priority.
-    pub outer_tci: u16,
+    pub(crate) outer_tci: u16,
     /// TCI of the second tag that was removed.
-    pub inner_tci: u16,
+    pub(crate) inner_tci: u16,
 }
 
 const _: () = assert!(size_of::<Meta>() <= 56);
@@ -51,7 +52,7 @@ impl Meta {
         src_line: 0,
         dst_line: 0,
         verdict: Verdict::Next,
-        source: Dest::Member(crate::MemberId(0)),
+        source: PackedDest::NONE,
         bd: BdId(0),
         outer_tci: 0,
         inner_tci: 0,
@@ -73,9 +74,9 @@ impl Meta {
 /// The packets of one receive call: frames and what is known of them, side by side.
 pub(crate) struct Batch {
     /// The frames, as the port gave them.
-    pub frames: FrameBatch,
+    pub(crate) frames: FrameBatch,
     /// Entry `i` is about frame `i`.
-    pub meta: Box<[Meta; BATCH]>,
+    pub(crate) meta: Box<[Meta; BATCH]>,
 }
 
 impl Default for Batch {

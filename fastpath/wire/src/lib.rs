@@ -62,4 +62,4 @@ pub use pretty::Pretty;
 pub use tcp::TcpPacket;
 pub use udp::{Datagram, OuterError, UdpPacket, udp_datagram};
 pub use vlan::{Tag, Tags, Tci, parse_tags};
-pub use vxlan::{Outer, VxlanPacket, vxlan_datagram};
+pub use vxlan::{Outer, PlainOuter, VxlanPacket, vxlan_datagram};

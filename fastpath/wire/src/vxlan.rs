@@ -8,9 +8,11 @@
 use core::fmt;
 use core::ops::Deref;
 
-use crate::bytes::{get, need, put};
-use crate::udp::{Datagram, OuterError, udp_datagram};
-use crate::{Vni, WireError, ethernet};
+use crate::bytes::{be16, be32, get, need, put};
+use crate::checksum::Sum;
+use crate::ip::protocol;
+use crate::udp::{self, Datagram, OuterError, udp_datagram};
+use crate::{MappedIp, Vni, WireError, ethernet, ipv4};
 
 /// Bytes of a VXLAN header.
 pub const HEADER_LEN: usize = 8;
@@ -113,6 +115,53 @@ impl Deref for Outer {
 #[inline(always)]
 pub fn vxlan_datagram(frame: &[u8], l3_offset: usize) -> Result<Outer, OuterError> {
     Outer::from_datagram(frame, udp_datagram(frame, l3_offset)?)
+}
+
+/// A VXLAN packet of the usual shape: its frame is untagged and its IPv4 header has no options. The encapsulated frame
+/// begins at [`PlainOuter::LEN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainOuter {
+    /// Source address.
+    pub src: MappedIp,
+    /// Destination address.
+    pub dst: MappedIp,
+    /// Destination port.
+    pub dst_port: u16,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// Bytes of the encapsulated frame, at least an Ethernet header.
+    pub inner_len: usize,
+}
+
+impl PlainOuter {
+    /// Bytes of Ethernet, IPv4, UDP and VXLAN headers.
+    pub const LEN: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
+
+    /// Makes all the checks of [`vxlan_datagram`] at fixed offsets: a third of its instructions. None means only that
+    /// the packet is not of this shape: [`udp_datagram_of`](crate::udp::udp_datagram_of) tells what it is.
+    /// `frame_len` is the whole frame's, of which `head` may be the first segment.
+    #[inline(always)]
+    pub fn parse(head: &[u8], frame_len: usize) -> Option<Self> {
+        let h = head.first_chunk::<{ Self::LEN }>()?;
+        // EtherType, version and IHL; then flags, offset and protocol.
+        let shape = be32(h, 12) & 0xffff_ff00 == 0x0800_4500
+            && be16(h, 20) & 0x3fff == 0
+            && h[23] == protocol::UDP
+            && h[42] & VNI_VALID != 0;
+        let (ip_len, udp_len) = (usize::from(be16(h, 16)), usize::from(be16(h, 38)));
+        let headers = udp::HEADER_LEN + HEADER_LEN;
+        let lengths = ethernet::HEADER_LEN + ip_len <= frame_len
+            && ipv4::HEADER_LEN + udp_len <= ip_len
+            && headers + ethernet::HEADER_LEN <= udp_len;
+        let sum = (0..5).fold(Sum::ZERO, |sum, i| sum + Sum::of_u32(be32(h, 14 + 4 * i)));
+        (shape && lengths && sum.fold() == 0xffff).then(|| Self {
+            src: MappedIp::from_v4_bits(be32(h, 26)),
+            dst: MappedIp::from_v4_bits(be32(h, 30)),
+            dst_port: be16(h, 36),
+            vni: Vni::from_be_bytes(get(h, 46)),
+            inner_len: udp_len - headers,
+        })
+    }
 }
 
 impl Outer {

@@ -381,3 +381,45 @@ fn setters(bytes: &[u8]) {
         }
     }
 }
+
+/// A frame that is nearly the usual VXLAN: the quick look says what the thorough one says, or nothing.
+#[test]
+fn fuzz_plain_outer() {
+    bolero::check!()
+        .with_type::<(Vec<(u8, u8)>, u8, u8)>()
+        .with_iterations(50_000)
+        .for_each(|(changes, cut, inner)| {
+            let inner_len = 14 + usize::from(*inner);
+            let mut frame = vec![2; 14];
+            frame[12..].copy_from_slice(&[8, 0]);
+            let total = (36 + inner_len) as u16;
+            frame.extend([0x45, 0]);
+            frame.extend(total.to_be_bytes());
+            frame.extend([
+                0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1, 0xc0, 1, 0x12, 0xb5,
+            ]);
+            frame.extend((total - 20).to_be_bytes());
+            frame.extend([0, 0, 8, 0, 0, 0, 0, 1, 2, 0]);
+            frame.extend(vec![7; inner_len]);
+            for (at, value) in changes.iter().take(2) {
+                frame[usize::from(at % 50)] = *value;
+            }
+            // Half of the changed headers get a checksum that fits.
+            if changes.len() % 2 == 0 {
+                frame[24..26].fill(0);
+                let sum = clearway_wire::checksum::checksum(&frame[14..34]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            frame.truncate(frame.len() - usize::from(cut % 4));
+            let Some(plain) = clearway_wire::PlainOuter::parse(&frame, frame.len()) else {
+                return;
+            };
+            let full = clearway_wire::vxlan_datagram(&frame, 14).expect("what is plain is valid");
+            assert_eq!(
+                (plain.src, plain.dst, plain.dst_port),
+                (full.src, full.dst, full.dst_port)
+            );
+            assert_eq!((plain.vni, plain.inner_len), (full.vni, full.inner_len));
+            assert_eq!(full.inner_offset, clearway_wire::PlainOuter::LEN);
+        });
+}

@@ -6,7 +6,7 @@ use crate::packet::{Meta, Verdict};
 use crate::{BdId, Dest, DropReason, Service, TunnelId, Vtep};
 use clearway_io::Frame;
 use clearway_wire::vxlan::Outer;
-use clearway_wire::{EtherType, MappedIp, parse_tags, udp};
+use clearway_wire::{EtherType, MappedIp, PlainOuter, Vni, parse_tags, udp};
 
 /// The remote of the packet before: those of one remote arrive in runs.
 #[derive(Default)]
@@ -14,46 +14,86 @@ pub(crate) struct LastRemote(Option<(MappedIp, TunnelId)>);
 
 #[inline(always)]
 pub(crate) fn one(cx: &Cx<'_>, frame: &mut Frame, meta: &mut Meta, last: &mut LastRemote) {
-    let Some((vtep, datagram)) = addressed(cx, frame, meta) else {
-        return;
+    let inner = match plain(cx, frame, meta) {
+        Some((vtep, inner)) => enter(vtep, inner, frame, last),
+        None => match addressed(cx, frame, meta) {
+            Some((vtep, Some(inner))) => enter(vtep, inner, frame, last),
+            Some((_, None)) => Err(DropReason::VxlanMalformed),
+            None => return,
+        },
     };
-    match unwrap(vtep, datagram, frame, last) {
+    match inner {
         Ok((bd, tunnel)) => {
             meta.bd = bd;
-            meta.source = Dest::Tunnel(tunnel);
+            meta.source = Dest::Tunnel(tunnel).into();
             parse::addresses(frame.bytes(), meta);
         }
         Err(reason) => meta.verdict = Verdict::Drop(reason),
     }
 }
 
+/// The frame inside: who sent it, which VNI it is of, where it lies.
+struct Inner {
+    src: MappedIp,
+    vni: Vni,
+    offset: usize,
+    len: usize,
+}
+
+/// The usual case, looked at in one go.
+#[inline(always)]
+fn plain<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Inner)> {
+    let outer = PlainOuter::parse(frame.bytes(), frame.len() as usize)?;
+    let vtep = cx
+        .conf
+        .vteps
+        .iter()
+        .filter_map(|id| cx.snapshot.vtep(*id))
+        .find(|vtep| {
+            vtep.local == outer.dst
+                && vtep.udp_port == outer.dst_port
+                && vtep.mac == meta.dst
+                && vtep.vid.is_none()
+        })?;
+    let PlainOuter {
+        src, vni, inner_len, ..
+    } = outer;
+    Some((
+        vtep,
+        Inner {
+            src,
+            vni,
+            offset: PlainOuter::LEN,
+            len: inner_len,
+        },
+    ))
+}
+
 /// Removes the outer headers; gives domain and tunnel of the frame inside.
 #[inline(always)]
-fn unwrap(
+fn enter(
     vtep: &Vtep,
-    datagram: Option<udp::Datagram>,
+    inner: Inner,
     frame: &mut Frame,
     last: &mut LastRemote,
 ) -> Result<(BdId, TunnelId), DropReason> {
-    let datagram = datagram.ok_or(DropReason::VxlanMalformed)?;
-    let outer = Outer::from_datagram(frame.bytes(), datagram).map_err(|_| DropReason::VxlanMalformed)?;
     let tunnel = match last.0 {
-        Some((src, tunnel)) if src == outer.src => tunnel,
-        _ => *vtep.remotes.get(&outer.src).ok_or(DropReason::UnknownRemote)?,
+        Some((src, tunnel)) if src == inner.src => tunnel,
+        _ => *vtep.remotes.get(&inner.src).ok_or(DropReason::UnknownRemote)?,
     };
-    last.0 = Some((outer.src, tunnel));
-    let bd = vtep.vnis.get(outer.vni).ok_or(DropReason::UnknownVni)?;
-    if !frame.advance(outer.inner_offset as u32) {
+    last.0 = Some((inner.src, tunnel));
+    let bd = vtep.vnis.get(inner.vni).ok_or(DropReason::UnknownVni)?;
+    if !frame.advance(inner.offset as u32) {
         return Err(DropReason::VxlanMalformed);
     }
-    frame.truncate(outer.inner_len as u32);
+    frame.truncate(inner.len as u32);
     Ok((bd, tunnel))
 }
 
-/// The VTEP of this port that a frame is addressed to, and the datagram (none: it is addressed to the VTEP,
+/// The VTEP of this port that a frame is addressed to, and what is inside (none: it is addressed to the VTEP,
 /// but broken). None: it is somebody else's.
-#[inline]
-fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Option<udp::Datagram>)> {
+#[inline(never)]
+fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Option<Inner>)> {
     let bytes = frame.bytes();
     let tags = parse_tags(bytes);
     if !matches!(tags.ethertype, EtherType::IPV4 | EtherType::IPV6) || tags.inner.is_some() {
@@ -61,16 +101,24 @@ fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, O
     }
     let vid = tags.outer.map_or(0, |tag| tag.tci.vid_bits());
     let datagram = udp::udp_datagram_of(bytes, tags.l3_offset, frame.len() as usize);
-    for id in &cx.conf.vteps {
-        let Some(vtep) = cx.snapshot.vtep(*id) else {
-            continue;
-        };
-        if meta.dst != vtep.mac || vid != vtep.vid.map_or(0, |vid| vid.get()) {
-            continue;
-        }
+    let ours = |vtep: &&Vtep| meta.dst == vtep.mac && vid == vtep.vid.map_or(0, |vid| vid.get());
+    for vtep in cx
+        .conf
+        .vteps
+        .iter()
+        .filter_map(|id| cx.snapshot.vtep(*id))
+        .filter(ours)
+    {
         match datagram {
             Ok(datagram) if datagram.dst == vtep.local && datagram.dst_port == vtep.udp_port => {
-                return Some((vtep, Some(datagram)));
+                let outer = Outer::from_datagram(bytes, datagram).ok();
+                let inner = outer.map(|outer| Inner {
+                    src: outer.src,
+                    vni: outer.vni,
+                    offset: outer.inner_offset,
+                    len: outer.inner_len,
+                });
+                return Some((vtep, inner));
             }
             // On a port that carries nothing but VXLAN, what was sent to us and is broken was meant as such.
             Err(error) if is_broken(error) && matches!(cx.conf.service, Service::None) => {

@@ -3,6 +3,7 @@
 
 use super::lookup::LastDomain;
 use super::{Cx, encap};
+use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
 use clearway_io::Frame;
@@ -38,8 +39,8 @@ fn give_up(cx: &mut Cx<'_>, frame: Frame, verdict: Verdict) {
 
 /// Sends one frame to a place of its domain.
 #[inline(always)]
-pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: Dest) {
-    match to {
+pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: PackedDest) {
+    match to.unpack() {
         Dest::Member(id) => to_member(cx, frame, meta, domain, id),
         Dest::Tunnel(id) => match encap::one(cx, &mut frame, meta, domain, id) {
             Ok(port) => queue(cx, frame, port),
@@ -49,8 +50,8 @@ pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Doma
 }
 
 /// The port that leads to a place.
-pub(super) fn port_of(cx: &Cx<'_>, domain: &Domain, to: Dest) -> Option<PortId> {
-    match to {
+pub(super) fn port_of(cx: &Cx<'_>, domain: &Domain, to: PackedDest) -> Option<PortId> {
+    match to.unpack() {
         Dest::Member(id) => domain.member(id).map(|member| member.port),
         Dest::Tunnel(id) => cx.snapshot.tunnel(id).map(|tunnel| tunnel.port),
     }

@@ -2,6 +2,7 @@
 //! replication, RFC 7348 §4.2). Copies go out at once; the last destination gets the original.
 
 use super::{Cx, egress, lookup, suppress};
+use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Verdict};
 use crate::storm::FloodClass;
 use crate::{Dest, Domain, DropReason, MemberId};
@@ -28,7 +29,7 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
     if suppress::answered(cx, domain, frame, meta) {
         return Verdict::Consumed;
     }
-    let mut targets = targets(domain, meta.source).peekable();
+    let mut targets = targets(domain, meta.source);
     let Some(mut target) = targets.next() else {
         return Verdict::Drop(DropReason::NoDestination);
     };
@@ -40,16 +41,16 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
 }
 
 /// Everywhere but back.
-fn targets(domain: &Domain, source: Dest) -> impl Iterator<Item = Dest> {
+fn targets(domain: &Domain, source: PackedDest) -> impl Iterator<Item = PackedDest> {
     let members = (0..domain.members.len() as u16)
         .filter(|id| domain.members[usize::from(*id)].is_some())
-        .map(|id| Dest::Member(MemberId(id)));
+        .map(|id| Dest::Member(MemberId(id)).into());
     members
-        .chain(domain.remotes.iter().copied().map(Dest::Tunnel))
+        .chain(domain.remotes.iter().map(|id| Dest::Tunnel(*id).into()))
         .filter(move |to| lookup::forbidden(domain, source, *to).is_none())
 }
 
-fn copy_to(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domain, target: Dest) {
+fn copy_to(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domain, target: PackedDest) {
     let region = egress::port_of(cx, domain, target).and_then(|port| cx.tx.region(port));
     // A port without a queue here copies for itself, if it must.
     let region = region.or(frame.region());

@@ -1,13 +1,28 @@
 //! Enters source addresses into the FDB, and keeps out those that a port may not use.
 
 use super::Cx;
-use crate::fdb::Sighting;
+use crate::fdb::{Sighting, Value};
+use crate::ids::PackedDest;
 use crate::packet::{Meta, Verdict};
 use crate::{Dest, Domain, DropReason, Fdb, FdbKey, LearnRules, Learned};
 
-/// What was learned last and where: frames of one sender arrive in runs.
-#[derive(Default)]
-pub(crate) struct Last(Option<(FdbKey, Dest)>);
+/// What was learned last, and the entry that frames from its place make: those of one sender, and of one port
+/// or remote, arrive in runs.
+pub(crate) struct Last {
+    key: FdbKey,
+    source: PackedDest,
+    fresh: Option<Value>,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self {
+            key: FdbKey(0),
+            source: PackedDest::NONE,
+            fresh: None,
+        }
+    }
+}
 
 /// Works out where both addresses of a packet are in the table and starts loading those lines, a pass ahead of
 /// their use.
@@ -21,15 +36,44 @@ pub(crate) fn prefetch(fdb: &Fdb, meta: &mut Meta) {
 
 #[inline(always)]
 pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
-    let this = (meta.src_key(), meta.source);
-    if last.0 == Some(this) {
+    let key = meta.src_key();
+    if (last.key, last.source) == (key, meta.source) {
         return;
     }
     if let Some(reason) = refused(cx, meta) {
         meta.verdict = Verdict::Drop(reason);
-    } else if !domain.learning || !cx.conf.learning || learn(cx, domain, meta) {
-        last.0 = Some(this);
+        return;
     }
+    if last.source != meta.source || last.key.bd() != meta.bd {
+        last.fresh = fresh(cx, domain, meta.source);
+    }
+    last.source = meta.source;
+    let known = match last.fresh {
+        Some(fresh) => cx.fdb.refresh(meta.src_line, key, fresh) || news(cx, domain, meta),
+        None => true,
+    };
+    // An address that was not taken is offered again with its next frame.
+    last.key = if known { key } else { FdbKey::new(meta.bd, 0) };
+}
+
+/// The entry that a frame from `source` makes; none: it is not to be learned.
+#[inline(always)]
+fn fresh(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Value> {
+    if !domain.learning || !cx.conf.learning {
+        return None;
+    }
+    sighting(cx, domain, source).map(Sighting::value)
+}
+
+#[inline(always)]
+fn sighting(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Sighting> {
+    let dest = source.unpack();
+    let generation = generation(cx, domain, dest)?;
+    Some(Sighting {
+        dest,
+        generation,
+        now: cx.now.s,
+    })
 }
 
 /// Why a source address may not be used, if so.
@@ -46,23 +90,12 @@ fn refused(cx: &Cx<'_>, meta: &Meta) -> Option<DropReason> {
     None
 }
 
-/// Learns one address. True if it is now known to be where it came from.
-#[inline(always)]
-fn learn(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
-    let Some(generation) = generation(cx, domain, meta.source) else {
+/// The address is not known, or known to be elsewhere. True if it is now known to be where it was seen.
+#[cold]
+fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
+    let Some(seen) = sighting(cx, domain, meta.source) else {
         return false;
     };
-    let seen = Sighting {
-        dest: meta.source,
-        generation,
-        now: cx.now.s,
-    };
-    cx.fdb.refresh(meta.src_line, meta.src_key(), seen) || news(cx, domain, meta, seen)
-}
-
-/// The address is not known, or known to be elsewhere.
-#[cold]
-fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta, seen: Sighting) -> bool {
     let rules = LearnRules {
         port_limit: cx.conf.learn_limit,
         ..domain.rules

@@ -2,6 +2,7 @@
 
 use super::{Cx, learn};
 use crate::fdb::GENERATION_MASK;
+use crate::ids::PackedDest;
 use crate::packet::{Meta, Verdict};
 use crate::{BdId, Dest, Domain, DropReason, FdbKey, Snapshot};
 
@@ -31,53 +32,67 @@ impl<'s> LastDomain<'s> {
 }
 
 /// What was found last: frames of one flow arrive in runs.
-#[derive(Default)]
-pub(crate) struct Last(Option<(FdbKey, Dest, Verdict)>);
+pub(crate) struct Last {
+    key: FdbKey,
+    source: PackedDest,
+    verdict: Verdict,
+}
 
-#[inline(always)]
-pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
-    let (key, source) = (meta.dst_key(), meta.source);
-    meta.verdict = match last.0 {
-        Some((k, s, verdict)) if (k, s) == (key, source) => verdict,
-        _ => {
-            let verdict = find(cx, domain, meta);
-            last.0 = Some((key, source, verdict));
-            verdict
+impl Default for Last {
+    fn default() -> Self {
+        Self {
+            key: FdbKey(0),
+            source: PackedDest::NONE,
+            verdict: Verdict::Next,
         }
-    };
+    }
 }
 
 #[inline(always)]
-fn find(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> Verdict {
+pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
+    let key = meta.dst_key();
+    if (last.key, last.source) != (key, meta.source) {
+        *last = Last {
+            key,
+            source: meta.source,
+            verdict: find(cx, domain, meta, key),
+        };
+    }
+    meta.verdict = last.verdict;
+}
+
+#[inline(always)]
+fn find(cx: &Cx<'_>, domain: &Domain, meta: &Meta, key: FdbKey) -> Verdict {
     if meta.dst >> 40 & 1 == 1 {
         return Verdict::Flood;
     }
-    let Some(entry) = cx.fdb.lookup(meta.dst_line, meta.dst_key()) else {
+    let Some(value) = cx.fdb.lookup(meta.dst_line, key) else {
         return Verdict::Flood;
     };
-    match learn::generation(cx, domain, entry.dest) {
-        Some(generation) if generation & GENERATION_MASK == entry.generation => {}
+    let dest = value.dest();
+    match learn::generation(cx, domain, dest.unpack()) {
+        Some(generation) if generation & GENERATION_MASK == value.generation() => {}
         // Learned from a port or remote that is gone since.
         _ => return Verdict::Flood,
     }
-    match forbidden(domain, meta.source, entry.dest) {
-        None => Verdict::Forward(entry.dest),
+    match forbidden(domain, meta.source, dest) {
+        None => Verdict::Forward(dest),
         Some(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Why a frame may not go from one place of a domain to another, if so.
 #[inline(always)]
-pub(super) fn forbidden(domain: &Domain, from: Dest, to: Dest) -> Option<DropReason> {
+pub(super) fn forbidden(domain: &Domain, from: PackedDest, to: PackedDest) -> Option<DropReason> {
     if from == to {
         return Some(DropReason::SamePort);
     }
-    match (from, to) {
-        (Dest::Tunnel(_), Dest::Tunnel(_)) => Some(DropReason::SplitHorizon),
-        (Dest::Member(from), Dest::Member(to)) => {
-            let isolated = |id| domain.member(id).is_some_and(|member| member.isolated);
-            (isolated(from) && isolated(to)).then_some(DropReason::Isolated)
-        }
-        _ => None,
+    if from.is_tunnel() && to.is_tunnel() {
+        return Some(DropReason::SplitHorizon);
     }
+    let isolated = |at: PackedDest| match at.unpack() {
+        Dest::Member(id) => domain.member(id).is_some_and(|member| member.isolated),
+        Dest::Tunnel(_) => false,
+    };
+    (isolated(to) && isolated(from)).then_some(DropReason::Isolated)
 }

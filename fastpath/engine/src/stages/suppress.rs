@@ -3,7 +3,7 @@
 
 use super::{Cx, egress};
 use crate::packet::Meta;
-use crate::{Dest, Domain, FdbKey};
+use crate::{Domain, FdbKey};
 use clearway_io::Frame;
 use clearway_wire::arp::{self, Arp, Operation};
 use clearway_wire::{EtherType, MacAddr, Ndp, ndp, parse_tags};
@@ -22,7 +22,10 @@ pub(super) fn answered(cx: &mut Cx<'_>, domain: &Domain, frame: &Frame, meta: &M
     let known = |ip: IpAddr| {
         let mac = *hosts.get(&ip)?;
         // Who asks for itself (duplicate address detection), or sits where the host is, asks the host.
-        let there = cx.fdb.get(FdbKey::new(meta.bd, mac)).map(|entry| entry.dest);
+        let there = cx
+            .fdb
+            .get(FdbKey::new(meta.bd, mac))
+            .map(|entry| entry.dest.into());
         (mac != meta.src && there != Some(meta.source)).then(|| MacAddr::from_u64(mac))
     };
     let mut bytes = [0; REPLY];
@@ -44,7 +47,7 @@ pub(super) fn answered(cx: &mut Cx<'_>, domain: &Domain, frame: &Frame, meta: &M
 
 /// Sends a frame of our own back to where another came from.
 pub(super) fn emit_own(cx: &mut Cx<'_>, bytes: &[u8], meta: &Meta, domain: &Domain) {
-    let to: Dest = meta.source;
+    let to = meta.source;
     let region = egress::port_of(cx, domain, to)
         .and_then(|port| cx.tx.region(port))
         .or(cx.region);

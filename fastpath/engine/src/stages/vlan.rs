@@ -16,7 +16,7 @@ pub(crate) fn no_service(meta: &mut Meta) {
 #[inline(always)]
 pub(crate) fn enter(meta: &mut Meta, place: Place) {
     meta.bd = place.bd;
-    meta.source = Dest::Member(place.member);
+    meta.source = Dest::Member(place.member).into();
 }
 
 #[inline(always)]
