@@ -45,6 +45,12 @@ pub(crate) struct Meta {
 const _: () = assert!(size_of::<Meta>() <= 56);
 
 impl Meta {
+    /// Whether no stage has decided about it.
+    #[inline(always)]
+    pub(crate) fn undecided(&self) -> bool {
+        matches!(self.verdict, Verdict::Next)
+    }
+
     /// A packet of which nothing is known.
     pub(crate) const UNKNOWN: Self = Self {
         dst: 0,

@@ -39,14 +39,14 @@ fn headers(cx: &mut Cx<'_>, batch: &mut Batch, classify: impl Fn(&mut Frame, &mu
     for (frame, meta) in frames.iter_mut().zip(metas) {
         *meta = Meta::UNKNOWN;
         parse::addresses(frame.bytes(), meta);
-        if uplink && meta.verdict == Verdict::Next {
+        if uplink && meta.undecided() {
             decap::one(cx, frame, meta, &mut remote);
         }
         // Frames out of a tunnel have their domain already.
-        if meta.verdict == Verdict::Next && meta.bd.0 == 0 {
+        if meta.undecided() && meta.bd.0 == 0 {
             classify(frame, meta);
         }
-        if meta.verdict == Verdict::Next {
+        if meta.undecided() {
             learn::prefetch(cx.fdb, meta);
         }
     }
@@ -57,19 +57,20 @@ fn headers(cx: &mut Cx<'_>, batch: &mut Batch, classify: impl Fn(&mut Frame, &mu
 fn tables(cx: &Cx<'_>, batch: &mut Batch) -> bool {
     let mut domain = lookup::LastDomain::default();
     let (mut learner, mut finder) = (learn::Last::default(), lookup::Last::default());
+    let guarded = !cx.conf.allowed_macs.is_empty();
     let mut floods = false;
     let (_, metas) = batch.split();
     for meta in metas {
-        if meta.verdict != Verdict::Next {
+        if !meta.undecided() {
             continue;
         }
         let Some(domain) = domain.get(cx.snapshot, meta) else {
             continue;
         };
-        learn::one(cx, domain, meta, &mut learner);
-        if meta.verdict == Verdict::Next {
+        learn::one(cx, domain, meta, guarded, &mut learner);
+        if meta.undecided() {
             lookup::one(cx, domain, meta, &mut finder);
-            floods |= meta.verdict == Verdict::Flood;
+            floods |= matches!(meta.verdict, Verdict::Flood);
         }
     }
     floods

@@ -12,8 +12,9 @@ use clearway_wire::vlan::{TAG_LEN, push_tag};
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
     let mut domain = LastDomain::default();
     let snapshot = cx.snapshot;
-    let Batch { frames, meta } = batch;
-    for (frame, meta) in frames.drain(..).zip(meta.iter_mut()) {
+    let (frames, metas) = batch.split();
+    for (frame, meta) in frames.iter_mut().zip(metas) {
+        let frame = std::mem::take(frame);
         if let Verdict::Forward(to) = meta.verdict {
             match domain.get(snapshot, meta) {
                 Some(domain) => emit(cx, frame, meta, domain, to),
@@ -23,8 +24,10 @@ pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
             give_up(cx, frame, meta.verdict);
         }
     }
+    batch.frames.clear();
 }
 
+#[inline(never)]
 fn give_up(cx: &mut Cx<'_>, frame: Frame, verdict: Verdict) {
     match verdict {
         Verdict::Drop(reason) => cx.drop(frame, reason),

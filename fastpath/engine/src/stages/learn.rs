@@ -34,14 +34,19 @@ pub(crate) fn prefetch(fdb: &Fdb, meta: &mut Meta) {
     fdb.prefetch(meta.dst_line);
 }
 
+/// `guarded`: the port has a list of allowed addresses.
 #[inline(always)]
-pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, last: &mut Last) {
+pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, guarded: bool, last: &mut Last) {
     let key = meta.src_key();
     if (last.key, last.source) == (key, meta.source) {
         return;
     }
-    if let Some(reason) = refused(cx, meta) {
-        meta.verdict = Verdict::Drop(reason);
+    if meta.src >> 40 & 1 == 1 || meta.src == 0 {
+        meta.verdict = Verdict::Drop(DropReason::InvalidSource);
+        return;
+    }
+    if guarded && is_spoofed(cx, meta) {
+        meta.verdict = Verdict::Drop(DropReason::SpoofedSource);
         return;
     }
     if last.source != meta.source || last.key.bd() != meta.bd {
@@ -76,18 +81,10 @@ fn sighting(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Sighting
     })
 }
 
-/// Why a source address may not be used, if so.
-#[inline(always)]
-fn refused(cx: &Cx<'_>, meta: &Meta) -> Option<DropReason> {
-    if meta.src >> 40 & 1 == 1 || meta.src == 0 {
-        return Some(DropReason::InvalidSource);
-    }
-    let allowed = &cx.conf.allowed_macs;
-    // Frames of remotes carry other people's addresses.
-    if !allowed.is_empty() && !meta.source.is_tunnel() && !allowed.contains(&meta.src) {
-        return Some(DropReason::SpoofedSource);
-    }
-    None
+/// Frames of remotes carry other people's addresses; all others must be on the port's list.
+#[inline(never)]
+fn is_spoofed(cx: &Cx<'_>, meta: &Meta) -> bool {
+    !meta.source.is_tunnel() && !cx.conf.allowed_macs.contains(&meta.src)
 }
 
 /// The address is not known, or known to be elsewhere. True if it is now known to be where it was seen.
@@ -117,7 +114,7 @@ fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
 
 /// The generation that entries of this place carry; none: the place is gone.
 #[inline(always)]
-pub(super) fn generation(cx: &Cx<'_>, domain: &Domain, dest: Dest) -> Option<u16> {
+fn generation(cx: &Cx<'_>, domain: &Domain, dest: Dest) -> Option<u16> {
     match dest {
         Dest::Member(id) => domain.member(id).map(|member| member.generation),
         Dest::Tunnel(id) => cx.snapshot.tunnel(id).map(|tunnel| tunnel.generation),

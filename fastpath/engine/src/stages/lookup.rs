@@ -1,6 +1,6 @@
 //! Finds where a frame's destination address is, within its domain.
 
-use super::{Cx, learn};
+use super::Cx;
 use crate::fdb::GENERATION_MASK;
 use crate::ids::PackedDest;
 use crate::packet::{Meta, Verdict};
@@ -70,19 +70,28 @@ fn find(cx: &Cx<'_>, domain: &Domain, meta: &Meta, key: FdbKey) -> Verdict {
         return Verdict::Flood;
     };
     let dest = value.dest();
-    match learn::generation(cx, domain, dest.unpack()) {
-        Some(generation) if generation & GENERATION_MASK == value.generation() => {}
-        // Learned from a port or remote that is gone since.
-        _ => return Verdict::Flood,
+    // What was learned from a port or remote that is gone since is void.
+    let (generation, refused) = match dest.unpack() {
+        Dest::Tunnel(id) => match cx.snapshot.tunnel(id) {
+            Some(tunnel) => (tunnel.generation, meta.source.is_tunnel()),
+            None => return Verdict::Flood,
+        },
+        Dest::Member(id) => match domain.member(id) {
+            Some(member) => (member.generation, member.isolated || meta.source == dest),
+            None => return Verdict::Flood,
+        },
+    };
+    if generation & GENERATION_MASK != value.generation() {
+        return Verdict::Flood;
     }
-    match forbidden(domain, meta.source, dest) {
+    match refused.then(|| forbidden(domain, meta.source, dest)).flatten() {
         None => Verdict::Forward(dest),
         Some(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Why a frame may not go from one place of a domain to another, if so.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn forbidden(domain: &Domain, from: PackedDest, to: PackedDest) -> Option<DropReason> {
     if from == to {
         return Some(DropReason::SamePort);

@@ -145,6 +145,13 @@ struct Link {
     mode: AttachMode,
 }
 
+/// A program that we took the place of: held, so that it can be given back.
+struct Displaced {
+    program: OwnedFd,
+    interface: i32,
+    flags: u32,
+}
+
 /// See the module's description.
 pub struct XdpProgram {
     program: OwnedFd,
@@ -155,6 +162,7 @@ pub struct XdpProgram {
     counts: MapHandle,
     link: Option<Link>,
     replaced: Vec<ForeignProgram>,
+    displaced: Vec<Displaced>,
 }
 
 impl XdpProgram {
@@ -188,6 +196,7 @@ impl XdpProgram {
             counts: map("counts")?,
             link: None,
             replaced: Vec::new(),
+            displaced: Vec::new(),
         };
         loaded.set_steering(steering)?;
         Ok(loaded)
@@ -233,9 +242,14 @@ impl XdpProgram {
         Ok(mode)
     }
 
-    /// Detaches it, if it is attached and the link has not been handed over.
+    /// Detaches it, if it is attached and the link has not been handed over, and attaches again what it took the
+    /// place of. (Through netlink: a link that held it is its owner's, and stays detached.)
     pub fn detach(&mut self) {
         self.link = None;
+        for displaced in self.displaced.drain(..) {
+            // The interface may be gone, or carry another program by now: then there is nothing to give back.
+            let _ = Xdp::new(displaced.program.as_fd()).attach(displaced.interface, XdpFlags::from_bits_retain(displaced.flags));
+        }
     }
 
     /// How it is attached, if it is.
@@ -270,6 +284,7 @@ impl XdpProgram {
             if !replace {
                 return refused(program);
             }
+            let (held, bits) = (hold(id), flags.bits());
             // A BPF link can't be attached over a program that netlink attached, and netlink can't remove one
             // that a link holds (net/core/dev.c, dev_xdp_attach): so each is removed by its own means. Whether
             // that worked is seen by asking again.
@@ -282,6 +297,11 @@ impl XdpProgram {
                 return refused(program);
             }
             self.replaced.push(program);
+            self.displaced.extend(held.map(|program| Displaced {
+                program,
+                interface: interface.index as i32,
+                flags: bits,
+            }));
         }
         Ok(())
     }
@@ -409,6 +429,12 @@ impl XdpProgram {
     }
 }
 
+impl Drop for XdpProgram {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
 /// Whether a driver says that it can't, rather than that we may not.
 fn cannot(error: &io::Error) -> bool {
     !matches!(
@@ -439,6 +465,14 @@ fn name_of(id: u32) -> ForeignProgram {
         |program| program.name.to_string_lossy().into_owned(),
     );
     ForeignProgram { id, name }
+}
+
+/// A descriptor of a program, so that it lives on when it is detached; none without CAP_SYS_ADMIN.
+fn hold(id: u32) -> Option<OwnedFd> {
+    // SAFETY: no pointers are involved.
+    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Detaches every link that holds `program` on the interface.
