@@ -15,6 +15,8 @@
 mod domains;
 mod ids;
 mod ports;
+#[cfg(test)]
+mod tests;
 mod underlay;
 
 use std::collections::BTreeMap;

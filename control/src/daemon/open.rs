@@ -134,7 +134,6 @@ pub(super) struct Open {
 /// The interface of an open port, and what was done to it.
 pub(super) struct Wire {
     pub(super) state: LinkState,
-    pub(super) master: Option<crate::host::links::IfIndex>,
     program: XdpProgram,
     changes: Changes,
     _promiscuous: Option<Promiscuous>,
@@ -255,7 +254,6 @@ impl Opener<'_> {
                 if let Some((program, promiscuous)) = open.1 {
                     open.0.wire = Some(Wire {
                         state: link.state(),
-                        master: link.master,
                         program,
                         changes,
                         _promiscuous: promiscuous,
