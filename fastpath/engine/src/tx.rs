@@ -24,8 +24,22 @@ struct TxList {
     frames: Vec<Frame>,
     route: Route,
     region: Option<RegionId>,
+    /// Frames that it takes: [`LIST`], or none without a route.
+    room: usize,
     /// Largest frame in bytes that the port sends.
     max_frame: u32,
+}
+
+impl TxList {
+    /// Why it does not take a frame.
+    #[cold]
+    fn refusal(&self, frame: &Frame) -> DropReason {
+        match self.route {
+            Route::None => DropReason::TxDown,
+            _ if frame.len() > self.max_frame => DropReason::PortMtu,
+            _ => DropReason::TxFull,
+        }
+    }
 }
 
 /// The lists of a worker, by port.
@@ -48,6 +62,7 @@ impl TxQueues {
     pub(crate) fn set_route(&mut self, port: PortId, route: Route, region: Option<RegionId>) {
         let list = self.list_mut(port);
         (list.route, list.region) = (route, region);
+        list.room = if route == Route::None { 0 } else { LIST };
         if route != Route::None {
             list.frames.reserve_exact(LIST - list.frames.len());
         }
@@ -79,19 +94,15 @@ impl TxQueues {
         let Some(list) = self.lists.get_mut(port.index()) else {
             return Err((frame, DropReason::TxDown));
         };
-        if list.route == Route::None {
-            return Err((frame, DropReason::TxDown));
-        }
-        if frame.len() > list.max_frame {
-            return Err((frame, DropReason::PortMtu));
-        }
-        if list.frames.len() >= LIST {
-            return Err((frame, DropReason::TxFull));
-        }
-        if list.frames.is_empty() {
-            self.dirty.push(port);
+        let waiting = list.frames.len();
+        if waiting >= list.room || frame.len() > list.max_frame {
+            let reason = list.refusal(&frame);
+            return Err((frame, reason));
         }
         list.frames.push(frame);
+        if waiting == 0 {
+            self.dirty.push(port);
+        }
         Ok(())
     }
 
