@@ -62,7 +62,8 @@ fn help_names_every_command_and_the_exit_codes() {
 #[test]
 fn a_wrong_command_line_is_2_and_names_the_nearest() {
     for (args, nearest) in [
-        (&["gte", "ports"][..], "get"),
+        (&["gte", "ports"][..], "a similar subcommand exists: 'get'"),
+        (&["doctr"], "'doctor'"),
         (&["get", "prots"], "ports"),
         (&["run", "--confg", "x"], "--config"),
         (&["get", "ports", "-o", "jsno"], "json"),
@@ -81,8 +82,10 @@ fn a_wrong_command_line_is_2_and_names_the_nearest() {
 fn completions_know_the_nouns() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ok(&["completions", shell]);
+        assert!(script.contains("cross-connect"), "{shell}");
+        // The generators for the other shells leave out the values of arguments without a flag.
         assert!(
-            script.contains("clearway") && script.contains("bridge-domains"),
+            script.contains("bridge-domains") || !["bash", "zsh"].contains(&shell),
             "{shell}"
         );
     }

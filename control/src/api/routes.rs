@@ -1,5 +1,6 @@
 //! The paths of the API. Each is described where it is written; router and description are made of one list.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -9,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use clearway_config::{Name, Spec};
+use clearway_engine::DropReason;
 use clearway_wire::MacAddr;
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
@@ -171,13 +173,27 @@ async fn drops(State(api): State<Api>) -> Answer<DropsView> {
 /// Drops for one reason
 #[utoipa::path(
     get, path = "/v1/drops/{reason}", tag = "state", params(("reason" = String, Path, description = "The reason's name, as in docs/counters.md")),
-    responses((status = OK, body = DropView, description = "The reason"), (status = NOT_FOUND, body = ApiError, description = "No frame was dropped for it"))
+    responses((status = OK, body = DropView, description = "The reason"), (status = NOT_FOUND, body = ApiError, description = "No such reason"))
 )]
 async fn drop_of(State(api): State<Api>, Path(reason): Path<String>) -> Answer<DropView> {
-    let all = api.handle.ask(Request::Drops).await?.drops;
-    pick(all, "drop reason that has occurred", &reason, |d| {
-        d.reason.clone()
-    })
+    let known = DropReason::ALL
+        .into_iter()
+        .find(|known| known.name() == reason)
+        .ok_or_else(|| {
+            ApiError::not_found(format!(
+                "no drop reason is named {reason:?}; docs/counters.md has all of them"
+            ))
+        })?;
+    let occurred = api.handle.ask(Request::Drops).await?.drops;
+    let never = || DropView {
+        reason,
+        packets: 0,
+        text: known.text().into(),
+        advice: known.advice().into(),
+        ports: BTreeMap::new(),
+    };
+    let drop = occurred.into_iter().find(|drop| drop.reason == known.name());
+    Ok(Json(drop.unwrap_or_else(never)))
 }
 
 /// All counters of all ports

@@ -9,9 +9,9 @@ use clearway_config::Spec;
 use clearway_engine::{DropReason, Ledger};
 use serde_json::{Value, json};
 
-use super::types::*;
 use super::Server;
 use super::server::Running;
+use super::types::*;
 use crate::handle::{ApiError, FdbFilter, Handle, Request};
 
 /// A server, and what its control thread was asked.
@@ -327,7 +327,7 @@ fn every_route_answers_as_described() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 22);
+    assert_eq!(tried, 21);
 }
 
 #[test]
@@ -337,6 +337,10 @@ fn single_things_and_what_is_not_there() {
     assert_eq!((status, &answer["name"]), (200, &json!("b")));
     for (path, message) in [
         ("/v1/ports/nobody", "no port is named \"nobody\"; there are: a, b"),
+        (
+            "/v1/drops/nonsense",
+            "no drop reason is named \"nonsense\"; docs/counters.md has all of them",
+        ),
         ("/v1/workers/7", "no worker is named \"7\"; there are: 0"),
         (
             "/v1/nonsense?x=y",
@@ -352,6 +356,8 @@ fn single_things_and_what_is_not_there() {
             )
         );
     }
+    let (status, answer) = fixture.ask("GET", "/v1/drops/truncated", "");
+    assert_eq!((status, &answer["packets"]), (200, &json!(0)));
     let (status, answer) = fixture.ask("POST", "/v1/ports", "");
     assert_eq!((status, &answer["code"]), (405, &json!("method_not_allowed")));
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValue;
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use clearway_config::Name;
 use clearway_wire::MacAddr;
@@ -247,7 +248,7 @@ pub(crate) enum Fdb {
         #[arg(long)]
         port: Option<Name>,
         /// The VLAN on that port, where the domain is there under several
-        #[arg(long, requires = "port", value_name = "VID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+        #[arg(long, conflicts_with = "remote", value_name = "VID", value_parser = clap::value_parser!(u16).range(1..=4094))]
         vlan: Option<u16>,
         /// The remote VTEP that it is behind
         #[arg(long, value_name = "ADDRESS")]
@@ -313,6 +314,27 @@ pub(crate) struct Man {
     pub(crate) dir: Option<PathBuf>,
 }
 
+/// Names the nearest command, where clap's own measure finds none: letters in a wrong order.
+pub(crate) fn with_nearest(mut error: clap::Error) -> clap::Error {
+    let nearest = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(written))) => Cli::command()
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .map(|name| (strsim::damerau_levenshtein(written, &name), name))
+            .filter(|(distance, name)| *distance <= name.len().div_ceil(3))
+            .min()
+            .map(|(_, name)| name),
+        _ => None,
+    };
+    if let (Some(name), None) = (nearest, error.get(ContextKind::SuggestedSubcommand)) {
+        error.insert(
+            ContextKind::SuggestedSubcommand,
+            ContextValue::Strings(vec![name]),
+        );
+    }
+    error
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
@@ -325,7 +347,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[allow(clippy::unwrap_used)] // A failed test is what a failed unwrap is for.
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
@@ -334,6 +355,20 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn results_have_formats() {
+        for line in ["get ports -o json", "apply -f x -o json", "doctor --output json"] {
+            let cli = parse(&format!("clearway {line}")).unwrap();
+            let output = match cli.command {
+                Command::Get(Get { output, .. })
+                | Command::Apply(Apply { output, .. })
+                | Command::Doctor(Doctor { output, .. }) => output,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(output.format, Format::Json, "{line}");
+        }
     }
 
     #[test]

@@ -109,7 +109,12 @@ pub(crate) fn fdb(client: &Client, command: &Fdb) -> Result<(), CliError> {
                 })
                 .collect();
             let report: FlushReport = client.delete(&format!("/v1/fdb?{}", query.join("&")))?;
-            output::print(&format!("forgotten: {} learned stations\n", report.removed))
+            let stations = if report.removed == 1 {
+                "station"
+            } else {
+                "stations"
+            };
+            output::print(&format!("forgotten: {} learned {stations}\n", report.removed))
         }
     }
 }

@@ -60,9 +60,12 @@ pub(crate) fn fetch(client: &Client, args: &Get) -> Result<String, CliError> {
             let names: Vec<_> = all.iter().map(|t| t.name.clone()).collect();
             all.retain(|t| t.name == name || t.vtep == name || t.remote.to_string() == name);
             if all.is_empty() {
+                let there = match names.is_empty() {
+                    true => "there is no tunnel at all".into(),
+                    false => format!("there are: {}", names.join(", ")),
+                };
                 let message = format!(
-                    "no tunnel is named {name:?}, nor is there one of such a VTEP or remote; there are: {}",
-                    names.join(", ")
+                    "no tunnel is named {name:?}, nor is there one of such a VTEP or remote; {there}"
                 );
                 return Err(CliError::Api {
                     error: ApiError::not_found(message),

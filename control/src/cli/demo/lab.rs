@@ -315,7 +315,9 @@ fn sweep() {
             .next()?
             .parse::<u32>()
             .ok()?;
-        (!Path::new("/proc").join(id.to_string()).exists()).then_some(())
+        // A zombie is gone too: it has an entry in /proc, but no program any more, proc(5).
+        let program = Path::new("/proc").join(id.to_string()).join("exe");
+        std::fs::read_link(program).is_err().then_some(())
     };
     let names = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

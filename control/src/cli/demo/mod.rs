@@ -150,7 +150,7 @@ fn play(story: &Story, lab: &mut Lab, args: &Demo) -> Result<(), DemoError> {
         || lab.build(),
     )?;
     story.say("\nThis is the whole configuration; workers, cores, rings and memory are chosen by Clearway:");
-    story.say(&indented(CONFIG));
+    story.say(&format!("{}\n", indented(CONFIG)));
     story.step(
         "Starting `clearway run` in the host's namespace, until every port forwards",
         || lab.start_daemon(CONFIG),
@@ -241,7 +241,8 @@ fn show(story: &Story, client: &Client, what: What, text: &str) -> Result<(), De
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
 }
 
 /// How often anything that is waited for is looked at.
