@@ -37,7 +37,8 @@ impl FdbKey {
     #[inline(always)]
     #[must_use]
     pub fn new(bd: BdId, mac: u64) -> Self {
-        Self(u64::from(bd.0) << 48 | mac & 0xffff_ffff_ffff)
+        debug_assert!(mac >> 48 == 0);
+        Self(u64::from(bd.0) << 48 | mac)
     }
 
     /// The bridge domain.
@@ -277,7 +278,7 @@ impl Fdb {
     /// Starts loading a key's first line.
     #[inline(always)]
     pub(crate) fn prefetch(&self, line: u32) {
-        prefetch_read(&self.lines[line as usize & self.mask]);
+        prefetch_read(&self.lines[line as usize]);
     }
 
     #[inline(always)]
@@ -289,7 +290,7 @@ impl Fdb {
     fn find(&self, line: u32, key: FdbKey) -> Option<(&Slot, Value)> {
         // The first line by itself: nearly every hit is there. Which of its slots it is can't be predicted,
         // so it is computed, not branched on.
-        let slots = &self.lines[line as usize & self.mask].0;
+        let slots = &self.lines[line as usize].0;
         let key_of = |i: usize| slots[i].key.load(Ordering::Acquire);
         let mut hit = 0;
         for i in 1..SLOTS {

@@ -36,7 +36,8 @@ impl EtherType {
     /// Whether it is a tag protocol identifier: a VLAN tag follows.
     #[inline]
     pub const fn is_tag(self) -> bool {
-        matches!(self, Self::VLAN | Self::QINQ | Self::QINQ_OLD)
+        // One comparison tells for IPv4 and ARP, most of what arrives.
+        self.0 >= Self::VLAN.0 && matches!(self, Self::VLAN | Self::QINQ | Self::QINQ_OLD)
     }
 }
 
