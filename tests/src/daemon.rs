@@ -83,7 +83,8 @@ impl<'a> DaemonBuilder<'a> {
         if self.socket.is_none() {
             words.extend(["--socket".into(), socket.display().to_string()]);
         }
-        words.push("run".into());
+        let state = self.ns.state_dir().display().to_string();
+        words.extend(["run".into(), "--state-dir".into(), state]);
         if let Some(text) = &self.config {
             let file = dir.path().join("clearway.yaml");
             write(&file, text);

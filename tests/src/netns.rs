@@ -60,6 +60,11 @@ impl Netns {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
+    /// A folder for what daemons in this namespace leave to their successors; it goes with the namespace.
+    pub fn state_dir(&self) -> PathBuf {
+        state_dir(&self.name)
+    }
+
     /// Runs a command line inside and returns its standard output.
     ///
     /// # Panics
@@ -153,6 +158,7 @@ impl Drop for Netns {
     fn drop(&mut self) {
         // Processes still inside would keep it alive, nameless.
         kill_inside(&self.name);
+        let _ = std::fs::remove_dir_all(self.state_dir());
         let out = cmd::run(&["ip", "netns", "del", &self.name]);
         if out.code != 0 && !std::thread::panicking() {
             panic!("cannot delete namespace {}: {}", self.name, out.text());
@@ -165,6 +171,10 @@ pub(crate) fn enter_thread(path: &std::path::Path) {
     let file = File::open(path).unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()));
     setns(file, CloneFlags::CLONE_NEWNET)
         .unwrap_or_else(|e| panic!("cannot enter {}: {e}; root is needed", path.display()));
+}
+
+fn state_dir(namespace: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("{namespace}.state"))
 }
 
 fn kill_inside(name: &str) {
@@ -191,6 +201,7 @@ fn sweep() {
         };
         if !PathBuf::from(format!("/proc/{pid}")).exists() {
             kill_inside(&name);
+            let _ = std::fs::remove_dir_all(state_dir(&name));
             cmd::run(&["ip", "netns", "del", &name]);
         }
     }

@@ -188,7 +188,7 @@ fn a_station_that_moves_too_often_is_held() {
         return;
     }
     let pods = Pods::quiet(3);
-    let damping = "move-damping: {moves: 3, window: 10s, hold: 2s}";
+    let damping = "move-damping: {moves: 3, window: 4s, hold: 4s}";
     let daemon = Daemon::start(&pods.fwd, &lan(3, &plain, damping));
     let mut wires = pods.raw();
     let hello = |n| {
@@ -213,7 +213,7 @@ fn a_station_that_moves_too_often_is_held() {
     }
     // After the hold time it may move again.
     let other = if held.as_deref() == Some("pod1") { 2 } else { 1 };
-    wait_for("the station moves again", Duration::from_secs(6), || {
+    wait_for("the station moves again", Duration::from_secs(12), || {
         wires[other].send(&hello(99));
         (daemon.fdb_port("lan", Mac::local(7)) != held).then_some(())
     });

@@ -110,23 +110,35 @@ fn the_examples_are_valid() {
 
 #[test]
 fn everything_wrong_is_said_at_once() {
-    let wrong = file(
-        "ports:
+    // What does not decode, then what decodes and makes no sense: each time all of it, with its line.
+    let decode = "ports:
   a: {kind: af-xdp, interfase: p0, access: lan}
-  b: {kind: af-xdp, interface: p1, access: nowhere}
+  b: {kind: af-xpd, interface: p1, access: lan}
 bridge-domains:
   lan: {vlan: 5000}
-",
-    );
-    let out = clearway(&format!("validate {}", wrong.path().display()));
-    assert!(out.code != 0, "{}", out.text());
-    let name = wrong.path().display().to_string();
-    for (line, says) in [(2, "interface"), (3, "nowhere"), (5, "4094")] {
-        let found = out
-            .text()
-            .lines()
-            .any(|l| l.contains(&format!("{name}:{line}")) && l.contains(says));
-        assert!(found, "nothing about line {line} with '{says}':\n{}", out.text());
+";
+    let sense = "ports:
+  a: {kind: af-xdp, interface: p0, access: nowhere}
+  b: {kind: af-xdp, interface: p0, access: lan}
+bridge-domains:
+  lan: {vlan: 10}
+  other: {vlan: 10}
+";
+    for (text, findings) in [
+        (decode, [(2, "interface"), (3, "af-xdp"), (5, "4094")]),
+        (sense, [(2, "nowhere"), (3, "p0"), (6, "10")]),
+    ] {
+        let wrong = file(text);
+        let out = clearway(&format!("validate {}", wrong.path().display()));
+        assert!(out.code != 0, "{}", out.text());
+        let name = wrong.path().display().to_string();
+        for (line, says) in findings {
+            let found = out
+                .text()
+                .lines()
+                .any(|l| l.contains(&format!("{name}:{line}")) && l.contains(says));
+            assert!(found, "nothing about line {line} with '{says}':\n{}", out.text());
+        }
     }
     let missing = clearway("validate /nonexistent/clearway.yaml");
     assert!(
@@ -287,7 +299,7 @@ fn the_doctor_looks_at_this_host() {
     let text = pods
         .fwd
         .run(&format!("{} doctor", clearway_tests::binary().display()));
-    for word in ["p0", "ernel", "ugepages", "AF_XDP"] {
+    for word in ["p0", "kernel", "huge", "AF_XDP"] {
         assert!(text.contains(word), "no {word} in\n{text}");
     }
 }

@@ -115,7 +115,9 @@ fn an_interface_that_is_deleted_comes_back() {
         return;
     }
     let pods = Pods::new(2);
-    let daemon = Daemon::start(&pods.fwd, &lan(3, ""));
+    // The third interface is not there yet: no line `ready`.
+    let daemon = DaemonBuilder::config(&pods.fwd, &lan(3, "")).spawn();
+    Ping::new(&Pods::ip4(1)).until(pods.pod(0), SOON);
     let flow = Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 1000, 100);
     for round in 0..5 {
         let pod = Netns::new("again");

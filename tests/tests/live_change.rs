@@ -133,7 +133,7 @@ bridge-domains:
         ),
         (good.replace("interface: p1", "interfase: p1"), "interface"),
         (good.replace("lan: {}", "lan: {vlan: 4095}"), "4095"),
-        ("ports: [".to_owned(), "line"),
+        ("ports: [".to_owned(), "apply.yaml:1"),
     ] {
         let out = daemon.try_apply(&bad, "");
         assert!(

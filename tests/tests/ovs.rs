@@ -131,6 +131,7 @@ bridge-domains:
         Flow::start(&host, red, "10.10.0.1", 1000, 200)
             .run(Duration::from_millis(500))
             .assert_whole();
+        red.addr("eth0", "10.20.0.5/24");
         Ping::new("10.20.0.9").args("-c 2 -W 0.3").none(red);
         assert_eq!(daemon.fdb_port("red", host.mac("in10")).as_deref(), Some(remote));
         let probe = probe.stop();

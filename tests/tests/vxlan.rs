@@ -392,7 +392,11 @@ fn a_next_hop_may_be_a_gateway() {
         .pods
         .fwd
         .run("ip route replace 198.51.100.0/24 via 192.0.2.253");
-    Ping::new("10.0.0.100").until(scene.pods.pod(0), Duration::from_secs(5));
+    wait_for("the new next hop is used", Duration::from_secs(5), || {
+        let tunnel = daemon.get("tunnels")[0].clone();
+        (tunnel["next_hop"] == "192.0.2.253" && tunnel["state"] == "up").then_some(())
+    });
+    Ping::new("10.0.0.100").all(scene.pods.pod(0));
     Ping::new(&Pods::ip4(0)).all(far);
     daemon.assert_ledger();
 }

@@ -36,7 +36,7 @@ bridge-domains:
         ));
         bystander.find("the receiver's hello", |f| f[6..12] == Pods::mac(1).0);
         let (dst, src) = (Pods::mac(1), Pods::mac(0));
-        let line = format!("send {frames} --size {size} --dst {dst} --src {src} --pps 40000");
+        let line = format!("send {frames} --size {size} --dst {dst} --src {src} --pps 20000");
         let sent = XskPeer::start(pods.pod(0), "eth0", &line).report(LIMIT);
         assert_eq!(
             (&sent["sent"], &sent["uncompleted"]),

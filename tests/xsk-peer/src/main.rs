@@ -22,11 +22,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use xsk_rs::config::{BindFlags, FrameSize, SocketConfig, UmemConfig};
+use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
-const FRAMES: u32 = 4096;
+/// Half of them to receive into: at 20,000 frames a second that is 0.8 s of waiting for a processor.
+const FRAMES: u32 = 32768;
 const BATCH: usize = 64;
 const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
 const MAGIC: &[u8; 4] = b"xskp";
@@ -56,7 +57,7 @@ enum Mode {
 
 fn main() -> ExitCode {
     let run = parse(std::env::args().skip(1).collect()).and_then(|args| {
-        let peer = Peer::open(&args.iface, args.queue)?;
+        let peer = Peer::open(&args.iface, args.queue, &args.mode)?;
         println!("ready");
         std::io::stdout()
             .flush()
@@ -155,9 +156,17 @@ struct Peer {
 }
 
 impl Peer {
-    fn open(iface: &str, queue: u32) -> Result<Peer, String> {
+    fn open(iface: &str, queue: u32, mode: &Mode) -> Result<Peer, String> {
+        let ring = QueueSize::new(FRAMES / 2).map_err(|e| e.to_string())?;
+        // Who only sends needs no program, and then any interface will do.
+        let program = match mode {
+            Mode::Send { .. } => LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD,
+            Mode::Echo | Mode::Count { .. } => LibxdpFlags::empty(),
+        };
         let config = UmemConfig::builder()
             .frame_size(FrameSize::new(4096).map_err(|e| e.to_string())?)
+            .fill_queue_size(ring)
+            .comp_queue_size(ring)
             .build()
             .map_err(|e| e.to_string())?;
         let frames = FRAMES.try_into().map_err(|_| "no frames")?;
@@ -167,6 +176,8 @@ impl Peer {
             .parse()
             .map_err(|e| format!("'{iface}' is not an interface name: {e:?}"))?;
         let config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .libxdp_flags(program)
             .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         // SAFETY: the UMEM is this process's alone, and lives in `Peer` beside the rings.
