@@ -123,6 +123,7 @@ pub(crate) fn demo(args: &Demo) -> Result<(), DemoError> {
     story.say(PICTURE);
     let mut lab = Lab::new(&story)?;
     let shown = play(&story, &mut lab, args);
+    story.say("");
     // Also when something failed or was interrupted.
     let left = story.step(
         "Cleaning up: the daemon gives the interfaces back, then the namespaces go",
@@ -206,6 +207,7 @@ fn play(story: &Story, lab: &mut Lab, args: &Demo) -> Result<(), DemoError> {
 }
 
 fn pings(story: &Story, lab: &Lab) -> Result<(), DemoError> {
+    story.say("");
     for (from, to, why) in [
         (Place::PodA, Place::PodB, "one bridge domain"),
         (Place::PodA, Place::Remote, "through VXLAN"),
@@ -235,8 +237,7 @@ fn show(story: &Story, client: &Client, what: What, text: &str) -> Result<(), De
         watch: None,
     };
     let table = get::fetch(client, &get).map_err(|error| DemoError::Show(Box::new(error)))?;
-    story.say(&format!("\n{text}"));
-    story.say(&indented(&table));
+    story.say(&format!("\n{text}\n{}", indented(&table)));
     Ok(())
 }
 
