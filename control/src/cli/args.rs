@@ -135,6 +135,9 @@ pub(crate) struct Validate {
 
 /// Show what the daemon does
 #[derive(Debug, Args)]
+#[command(
+    after_help = "What to show may be singular or short: p, w, bd, f, t, d, c. An example: clearway get p --watch=2"
+)]
 pub(crate) struct Get {
     /// What to show
     #[arg(value_enum)]
