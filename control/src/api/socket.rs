@@ -6,10 +6,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
+
+/// Longer than another daemon looks and binds.
+const TURN: Duration = Duration::from_secs(2);
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +94,8 @@ impl Socket {
             .mode(0o755)
             .create(folder)
             .map_err(failed("making the folder", folder))?;
-        // Two daemons that find the same stale socket must not both replace it: one looks and binds at a time.
         let turn = File::open(folder).map_err(failed("opening the folder", folder))?;
-        turn.lock().map_err(failed("locking the folder", folder))?;
+        wait_for_turn(&turn);
         remove_stale(path)?;
         let listener = listen(path).map_err(failed("listening on", path))?;
         let identity = std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
@@ -122,6 +125,15 @@ impl Drop for Socket {
         if now.is_some() && now == self.identity {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Two daemons that find the same stale socket must not both replace it: one looks and binds at a time. Anybody who
+/// may read the folder may lock it as well, so nobody is waited for for ever: the turn is a moment long.
+fn wait_for_turn(folder: &File) {
+    let deadline = Instant::now() + TURN;
+    while folder.try_lock().is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -222,6 +234,16 @@ mod tests {
         let second = Socket::bind(&path).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(second);
+    }
+
+    #[test]
+    fn a_stranger_with_the_lock_does_not_keep_it_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let stranger = File::open(dir.path()).unwrap();
+        stranger.lock().unwrap();
+        let begun = Instant::now();
+        Socket::bind(&dir.path().join("api.sock")).unwrap();
+        assert!(begun.elapsed() >= TURN);
     }
 
     #[test]
