@@ -30,6 +30,8 @@ if [ $# -gt 0 ]; then
 else
 	step "Unit, property and contract tests"
 	run --workspace --exclude clearway-tests
+	step "Models of the forwarding database: every order of its threads' steps"
+	run --package clearway-engine --features loom --lib fdb_model
 	step "End-to-end tests, two at a time: each has its own namespaces, but they share the cores"
 	RUST_TEST_THREADS=2 run --package clearway-tests
 fi

@@ -145,8 +145,8 @@ pub struct Engine {
     workers: Vec<Handle>,
     fdb: Arc<Fdb>,
     reaper: Reaper,
-    /// Turns of each worker at the last sweep.
-    swept_at: Vec<u64>,
+    /// Sweeps of the FDB so far.
+    sweeps: u64,
     snapshot: Arc<Snapshot>,
     homes: Vec<QueueHome>,
     waiting: Vec<QueueEvent>,
@@ -241,7 +241,7 @@ impl Engine {
             workers: handles,
             fdb,
             reaper: Reaper::default(),
-            swept_at: vec![0; n],
+            sweeps: 0,
             snapshot: Arc::default(),
             homes: Vec::new(),
             waiting: Vec::new(),
@@ -532,11 +532,9 @@ impl Engine {
     /// Forgets addresses that were not seen for their domain's aging time or whose place is gone, and makes
     /// room. Call it once a second.
     pub fn age(&mut self) {
-        let turned = |(w, swept): (&Handle, &u64)| {
-            w.status.turns.load(Ordering::Acquire) > *swept || w.status.sleeping.load(Ordering::Acquire)
-        };
-        // Until every worker began a new turn, one may still look at a slot that has a tombstone.
-        if self.workers.iter().zip(&self.swept_at).all(turned) {
+        // Until every worker began a new turn, one may still look at a slot that lost its key. (One that sleeps
+        // wakes more often than we are called.)
+        if self.workers.iter().all(|w| w.status.grace.passed(self.sweeps)) {
             self.reaper.clear(&self.fdb);
         }
         let (snapshot, now) = (self.snapshot.clone(), self.now_s());
@@ -564,9 +562,9 @@ impl Engine {
             let n = per_port.get(&PortId(index as u16)).copied().unwrap_or(0);
             store_if_changed(&conf.entries, n);
         }
-        for (w, swept) in self.workers.iter().zip(&mut self.swept_at) {
-            // +1: the turn that is under way may have begun before the sweep.
-            *swept = w.status.turns.load(Ordering::Acquire) + 1;
+        self.sweeps += 1;
+        for worker in &self.workers {
+            worker.status.grace.ask(self.sweeps);
         }
     }
 

@@ -10,23 +10,30 @@
 //! A slot's life (the key decides whose slot it is, the value whether it lives):
 //!
 //! ```text
-//!   (0,0) ─key→ (K,0) ─value→ (K,live) ─value→ (K,0) dead ─value→ (K,TOMB) ┄ every worker ┄→ (0,TOMB) → (0,0)
-//!        learner      learner          control   ▲  │ learner: revived        begins a turn      control
-//!                                                └──┘
+//!   (0,0) ─key→ (K,0) ─value→ (K,live) ─value→ (K,0) dead ─value→ (K,TOMB) ─key→ (GONE,TOMB) ┄ every ┄→ (0,0)
+//!        learner      learner          control   ▲  │ learner   control        control           worker begins
+//!                                                └──┘ revives                                     a turn
 //! ```
 //!
 //! Guarantees: a lookup never blocks and gives either a value that was stored for exactly this key or
-//! nothing: a slot changes its key only after every worker has passed a turn boundary with the tombstone in
-//! place, so no worker can hold a key of one life and a value of another. Two workers that learn one address
-//! at a time may leave it twice in its lines for a moment: the first in probe order counts, the other ages
-//! out. The hash is seeded: MAC addresses are chosen by attackers. Left to the caller: one [`Reaper`], on the
-//! control thread.
+//! nothing. A slot first loses its key, so that no search finds it any more; it gets a new one only after
+//! every worker has begun a turn since ([`Grace`]), so that no search that found it earlier is still on its
+//! way to the value. Two workers that learn one address at a time may leave it twice in its lines for a
+//! moment: the first in probe order counts, the other ages out. The hash is seeded: MAC addresses are chosen
+//! by attackers. Left to the caller: one [`Reaper`], on the control thread. `fdb_model.rs` has loom try what
+//! the threads may do to one another.
 
 use crate::ids::PackedDest;
 use crate::{BdId, Dest};
 use clearway_io::prefetch_read;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_nano_inline};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+// In a model of the threads (feature `loom`) the slots are made of loom's atomics.
+#[cfg(feature = "loom")]
+use loom::sync::atomic::AtomicU64;
+#[cfg(not(feature = "loom"))]
+use std::sync::atomic::AtomicU64;
 
 /// (bridge domain, MAC) in one word. Never 0, since no domain has the number 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,7 +78,11 @@ pub struct FdbEntry {
 
 const SLOTS: usize = 4;
 /// Lines that a key may be in, from its own on.
-const PROBE: usize = 8;
+const PROBE: usize = if MODEL { 1 } else { 8 };
+/// Bridge domains that entries are counted for.
+const DOMAINS: usize = if MODEL { 4 } else { 1 << 16 };
+/// A model tries every order of the threads' steps: one line shows all that can happen between keys.
+const MODEL: bool = cfg!(feature = "loom");
 
 const LIVE: u64 = 1 << 63;
 const STATIC: u64 = 1 << 62;
@@ -81,8 +92,10 @@ const GENERATION_SHIFT: u32 = 36;
 pub(crate) const GENERATION_MASK: u16 = 0x1ff;
 const MOVES_SHIFT: u32 = 32;
 const WINDOW_SHIFT: u32 = 16;
-/// Value of a slot whose key is being cleared.
+/// Value of a slot that is being freed: nobody revives it.
 const TOMB: u64 = 1;
+/// Key of a slot that is being freed: nobody looks for it, since no domain has the number 0.
+const GONE: u64 = 1;
 
 /// What a slot says of its key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -174,7 +187,7 @@ struct Slot {
 #[repr(align(64))]
 struct Line([Slot; SLOTS]);
 
-const _: () = assert!(size_of::<Line>() == 64);
+const _: () = assert!(MODEL || size_of::<Line>() == 64);
 
 /// How a learned address may behave.
 #[derive(Clone, Copy, Debug)]
@@ -253,7 +266,8 @@ impl Fdb {
     /// `seed` decides.
     #[must_use]
     pub fn new(capacity: u32, seed: u64) -> Self {
-        let lines = (capacity as usize * 2 / SLOTS).next_power_of_two().max(PROBE);
+        let lines = if MODEL { 1 } else { capacity as usize * 2 / SLOTS };
+        let lines = lines.next_power_of_two().max(PROBE);
         Self {
             lines: std::iter::repeat_with(Line::default).take(lines).collect(),
             mask: lines - 1,
@@ -261,7 +275,7 @@ impl Fdb {
             capacity,
             dynamic: AtomicU32::new(0),
             per_domain: std::iter::repeat_with(|| AtomicU32::new(0))
-                .take(1 << 16)
+                .take(DOMAINS)
                 .collect(),
         }
     }
@@ -550,24 +564,54 @@ impl Fdb {
     }
 }
 
+/// Tells control when a worker has let go of what it found before a sweep. One per worker.
+#[derive(Debug, Default)]
+pub(crate) struct Grace {
+    /// Number of the last sweep; control writes it.
+    swept: AtomicU64,
+    /// The last sweep that the worker has begun a turn after.
+    passed: AtomicU64,
+}
+
+impl Grace {
+    /// The worker begins a turn: it holds nothing that it found in an earlier one.
+    #[inline(always)]
+    pub(crate) fn begin_turn(&self) {
+        // Acquire: what this turn reads is at least as new as that sweep. Release: all reads of the turns before
+        // are done.
+        let swept = self.swept.load(Ordering::Acquire);
+        self.passed.store(swept, Ordering::Release);
+    }
+
+    /// Control has swept for the `sweep`th time.
+    pub(crate) fn ask(&self, sweep: u64) {
+        self.swept.store(sweep, Ordering::Release);
+    }
+
+    /// Whether the worker has begun a turn since that sweep, which was the last.
+    pub(crate) fn passed(&self, sweep: u64) -> bool {
+        self.passed.load(Ordering::Acquire) == sweep
+    }
+}
+
 /// The control thread's part: ages entries out and makes their slots free again.
 #[derive(Default)]
 pub struct Reaper {
-    /// Slots with a tombstone.
-    tombs: Vec<usize>,
+    /// Slots that lost their key.
+    gone: Vec<usize>,
     counts: Vec<u32>,
 }
 
 impl Reaper {
-    /// Kills every dynamic entry that `keep` does not want, and recounts what is left. Dead slots get a
-    /// tombstone; [`Reaper::clear`] frees them once every worker has begun a new turn.
+    /// Kills every dynamic entry that `keep` does not want, and recounts what is left. Dead slots
+    /// lose their key; [`Reaper::clear`] frees them once every worker has begun a new turn.
     pub fn sweep(&mut self, fdb: &Fdb, mut keep: impl FnMut(FdbKey, &FdbEntry) -> bool) {
         self.counts.clear();
         self.counts.resize(fdb.per_domain.len(), 0);
         let mut dynamic = 0;
         for (index, slot) in fdb.slots().enumerate() {
             let key = FdbKey(slot.key.load(Ordering::Acquire));
-            if key.0 == 0 {
+            if matches!(key.0, 0 | GONE) {
                 continue;
             }
             let value = Value(slot.value.load(Ordering::Acquire));
@@ -586,7 +630,9 @@ impl Reaper {
                 .compare_exchange(0, TOMB, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
             {
-                self.tombs.push(index);
+                // Only after the tombstone: a learner that has found the key must not bring it to life now.
+                slot.key.store(GONE, Ordering::Release);
+                self.gone.push(index);
             }
         }
         fdb.dynamic.store(dynamic, Ordering::Relaxed);
@@ -597,24 +643,25 @@ impl Reaper {
         }
     }
 
-    /// Frees the slots that earlier sweeps gave a tombstone. Only after every worker has begun a new turn
+    /// Frees the slots that lost their key in earlier sweeps. Only after every worker has begun a new turn
     /// since the last sweep.
     pub fn clear(&mut self, fdb: &Fdb) {
-        for index in self.tombs.drain(..) {
+        for index in self.gone.drain(..) {
             let slot = &fdb.lines[index / SLOTS].0[index % SLOTS];
-            slot.key.store(0, Ordering::Release);
+            // The key last: who finds the slot free finds it without a value too.
             slot.value.store(0, Ordering::Release);
+            slot.key.store(0, Ordering::Release);
         }
     }
 
     /// Slots that wait to be cleared.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.tombs.len()
+        self.gone.len()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
     use crate::{MemberId, TunnelId};
@@ -755,15 +802,15 @@ mod tests {
     fn two_writers_a_reaper_and_a_reader_never_mix_up_keys() {
         use std::sync::atomic::AtomicBool;
         let (fdb, stop) = (Fdb::new(256, 3), AtomicBool::new(false));
-        let turns = [AtomicU64::new(0), AtomicU64::new(0)];
+        let workers = [Grace::default(), Grace::default()];
         std::thread::scope(|s| {
             let mut writers = Vec::new();
-            for (w, turn) in turns.iter().enumerate() {
+            for (w, grace) in workers.iter().enumerate() {
                 let (fdb, stop) = (&fdb, &stop);
                 writers.push(s.spawn(move || {
                     let mut n = w as u64;
                     while !stop.load(Ordering::Relaxed) {
-                        turn.fetch_add(1, Ordering::SeqCst);
+                        grace.begin_turn();
                         for _ in 0..64 {
                             n = n
                                 .wrapping_mul(6364136223846793005)
@@ -779,21 +826,16 @@ mod tests {
                 }));
             }
             let mut reaper = Reaper::default();
-            let (mut flip, started) = (0u64, std::time::Instant::now());
+            let (mut sweeps, started) = (0u64, std::time::Instant::now());
             while started.elapsed().as_millis() < 500 && !writers.iter().any(|w| w.is_finished()) {
-                let before: Vec<u64> = turns.iter().map(|t| t.load(Ordering::SeqCst)).collect();
-                let behind = || {
-                    turns
-                        .iter()
-                        .zip(&before)
-                        .any(|(t, b)| t.load(Ordering::SeqCst) < b + 2)
-                };
-                while behind() && !writers.iter().any(|w| w.is_finished()) {
+                if !workers.iter().all(|grace| grace.passed(sweeps)) {
                     std::thread::yield_now();
+                    continue;
                 }
                 reaper.clear(&fdb);
-                flip ^= 1;
-                reaper.sweep(&fdb, |key, _| key.mac() & 1 == flip);
+                sweeps += 1;
+                reaper.sweep(&fdb, |key, _| (key.mac() ^ sweeps) & 1 == 0);
+                workers.iter().for_each(|grace| grace.ask(sweeps));
             }
             stop.store(true, Ordering::Relaxed);
         });

@@ -18,6 +18,8 @@ mod counters;
 mod drops;
 mod engine;
 mod fdb;
+#[cfg(all(test, feature = "loom"))]
+mod fdb_model;
 mod ids;
 mod message;
 mod packet;

@@ -11,6 +11,7 @@
 //! (once a turn). What control wants is applied between two turns, so the world is constant during one.
 
 use crate::counters::Ledger;
+use crate::fdb::Grace;
 use crate::message::{Command, Event};
 use crate::packet::Batch;
 use crate::stages::{Cx, Now};
@@ -42,7 +43,8 @@ pub enum Idle {
 /// packets of a ping-pong, shorter than anything an idle core is charged for.
 pub const SPIN_BEFORE_SLEEP: Duration = Duration::from_micros(100);
 
-/// A sleeping worker wakes at least this often: for storm clocks and statistics of rings.
+/// A sleeping worker wakes at least this often: for statistics of rings, and so that the FDB's slots become
+/// free.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Up to this many queues all are polled every turn. With more, those with nothing to do for
@@ -69,6 +71,8 @@ pub(crate) struct WorkerStatus {
     /// Times it went to sleep.
     pub(crate) sleeps: AtomicU64,
     pub(crate) sleeping: AtomicBool,
+    /// What it may still hold of the FDB.
+    pub(crate) grace: Grace,
     pub(crate) wake: EventFd,
 }
 
@@ -80,6 +84,7 @@ impl WorkerStatus {
             busy_ns: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
+            grace: Grace::default(),
             wake: EventFd::new()?,
         })
     }
@@ -229,6 +234,7 @@ impl Worker {
     /// thread; others call [`Worker::run`].
     pub fn turn(&mut self) -> usize {
         self.read_clock();
+        self.status.grace.begin_turn();
         if !self.commands.is_empty() || !self.backlog.is_empty() {
             self.apply_commands();
         }
