@@ -96,8 +96,9 @@ mod tests {
         page.push_str(
             "| `drop_REASON` | Frames dropped for that reason. |\n\n\
              ## Drops\n\n\
-             Every dropped frame counts under exactly one reason, on the port where it arrived; `tx_full`, `tx_down`,\n\
-             `port_mtu` and `handoff_full` on the port that could not send it. `clearway get drops` shows those that occur.\n\n\
+             Every dropped frame counts under exactly one reason: on the port where it arrived; `tx_full` on the port\n\
+             whose ring refused it; what is lost between two workers on neither (`-`). `clearway get drops` shows those\n\
+             that occur.\n\n\
              | reason | what happened | what to do |\n| --- | --- | --- |\n",
         );
         for reason in DropReason::ALL {

@@ -440,7 +440,8 @@ impl Worker {
     /// Sleeps until a frame, a command or a frame from another worker arrives: ask for the notification,
     /// fence, look again, sleep.
     fn sleep(&mut self) {
-        self.status.sleeping.store(true, Ordering::Relaxed);
+        // Release: a control that sees us asleep sees all that we did before.
+        self.status.sleeping.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         let mut there = !self.commands.is_empty();
         there |= self.peers.iter().flatten().any(|peer| !peer.from.is_empty());

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // Steers the frames of one interface: which go to our AF_XDP sockets, which to the kernel.
 //

@@ -1,12 +1,12 @@
-//! The steps of a packet's way, in order: one file each. Every stage is a plain loop over a batch.
+//! The steps of a packet's way, in order: one file each. A stage says what happens to one packet; the loops
+//! over a batch are in `pipeline.rs`.
 //!
 //! ```text
 //!   parse → decap → vlan → learn → lookup → flood → encap → egress
 //! ```
 //!
-//! A stage decides about packets (their [`Verdict`](crate::packet::Verdict)) and skips the decided ones. Only
-//! `flood`, `encap` and `egress` take frames out of the batch; what is dropped is counted and freed by
-//! `egress`, in one place.
+//! A stage decides about a packet (its [`Verdict`](crate::packet::Verdict)); a decided one skips the stages that
+//! are left. `egress` takes the frames out of the batch; what is dropped is counted and freed there.
 
 pub(crate) mod decap;
 pub(crate) mod egress;
