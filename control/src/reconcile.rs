@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clearway_config::{BridgeDomain, Name, Port, Queues, Spec};
+use clearway_config::{Name, Port, Queues, Spec};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +63,8 @@ pub(crate) struct Refused {
 pub(crate) fn plan(now: &Spec, wanted: &Spec) -> Result<Vec<Action>, Refused> {
     refuse(now, wanted)?;
     let mut actions = ports(now, wanted);
-    actions.extend(section(
-        "bridge-domain",
-        &now.bridge_domains,
-        &wanted.bridge_domains,
-        domain_changes,
-    ));
-    actions.extend(section("vtep", &now.vteps, &wanted.vteps, |a, b| keys_changed(a, b)));
+    actions.extend(section("bridge-domain", &now.bridge_domains, &wanted.bridge_domains));
+    actions.extend(section("vtep", &now.vteps, &wanted.vteps));
     actions.extend(cross_connects(now, wanted));
     // What goes, goes last: its place in the tables is gone by then.
     actions.extend(
@@ -190,15 +185,10 @@ fn differences(old: &Keys, new: &Keys) -> Vec<String> {
         .collect()
 }
 
-fn domain_changes(old: &BridgeDomain, new: &BridgeDomain) -> Vec<String> {
-    keys_changed(old, new)
-}
-
-fn section<T: PartialEq>(
+fn section<T: PartialEq + serde::Serialize>(
     kind: &'static str,
     now: &BTreeMap<Name, T>,
     wanted: &BTreeMap<Name, T>,
-    changes: impl Fn(&T, &T) -> Vec<String>,
 ) -> Vec<Action> {
     let table = |change, name: &Name, detail| Action::Table {
         change,
@@ -211,7 +201,7 @@ fn section<T: PartialEq>(
         match now.get(name) {
             None => actions.push(table(Change::Add, name, String::new())),
             Some(old) if old != item => {
-                actions.push(table(Change::Change, name, changes(old, item).join("; ")));
+                actions.push(table(Change::Change, name, keys_changed(old, item).join("; ")));
             }
             Some(_) => {}
         }
@@ -319,9 +309,9 @@ cross-connects: [[c, d]]
                 &["reopen a (mode: auto to copy)"],
             ),
             (
-                "interface: e0",
-                "interface: e0, steering: shared",
-                &["change a (steering: exclusive to shared)"],
+                "trunk: [10]",
+                "trunk: [10], steering: shared",
+                &["change b (steering: exclusive to shared)"],
             ),
             ("interface: e0", "interface: e0, replace: true", &["change a (replace: false to true)"]),
             ("trunk: [10]", "trunk: [all]", &["change b (trunk: [10] to [\"all\"])"]),

@@ -119,7 +119,11 @@ fn generation(snapshot: &Snapshot, bd: BdId, dest: Dest) -> Option<u16> {
 fn rules(domain: &BridgeDomain) -> LearnRules {
     let (moves, window) = match &domain.move_damping {
         MoveDamping::Off => (0, 0),
-        MoveDamping::On(limits) => (limits.moves.min(MOST_MOVES), limits.window.get().as_secs()),
+        // The engine has one time for both: moves are counted, and the address then held, over the longer one.
+        MoveDamping::On(limits) => (
+            limits.moves.min(MOST_MOVES),
+            limits.window.get().max(limits.hold.get()).as_secs(),
+        ),
     };
     LearnRules {
         domain_limit: domain.learn_limit,

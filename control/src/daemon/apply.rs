@@ -8,6 +8,7 @@
 //! An interface that is not there yet is no failure: its port waits for it.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use clearway_config::{Name, PortKind, Spec};
 
@@ -23,11 +24,12 @@ impl Control {
         spec.validate_on(&self.host_facts).map_err(ApiError::invalid_on_host)?;
         let actions = plan(&self.spec, &spec).map_err(|refused| ApiError::conflict(refused.to_string()))?;
         if !dry_run && !actions.is_empty() {
+            let started = Instant::now();
             self.carry_out(spec, &actions).map_err(|error| {
                 let message = format!("{error}; the configuration was not applied: the one before is in use");
                 ApiError::new(ErrorCode::Failed, message)
             })?;
-            tracing::info!(steps = actions.len(), epoch = self.engine.snapshot().epoch, "applied");
+            tracing::info!(steps = actions.len(), epoch = self.engine.snapshot().epoch, took = ?started.elapsed(), "applied");
         }
         Ok(ApplyReport {
             actions: actions.iter().map(view).collect(),

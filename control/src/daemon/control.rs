@@ -120,6 +120,8 @@ pub(super) struct Control {
     next_tick: Instant,
     links: LinkWatch,
     poller: Option<Poller>,
+    /// The engine's news that were read in passing.
+    unread: Vec<QueueEvent>,
 }
 
 impl Control {
@@ -154,6 +156,7 @@ impl Control {
             next_tick: now + TICK,
             links,
             poller: None,
+            unread: Vec::new(),
             engine,
         })
     }
@@ -318,7 +321,8 @@ impl Control {
     }
 
     fn engine_news(&mut self) {
-        for event in self.engine.events() {
+        let unread = std::mem::take(&mut self.unread);
+        for event in unread.into_iter().chain(self.engine.events()) {
             match event {
                 // Of a removal that was not waited for: nothing asks for it any more.
                 QueueEvent::Retired { io, .. } => drop(io),
@@ -367,6 +371,10 @@ impl Control {
         }
         entry.totals.retire();
         entry.workers.clear();
+        // A fault of a queue that is gone must not be taken for one of its successor.
+        let id = entry.id;
+        let stale = |event: &QueueEvent| matches!(event, QueueEvent::Fault { port, .. } if *port == id);
+        self.unread.extend(self.engine.events().into_iter().filter(|event| !stale(event)));
         open.queues = queues;
         self.opener().close(open);
     }
