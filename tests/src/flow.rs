@@ -72,7 +72,7 @@ impl Flow {
         let rx = at.enter(|| UdpSocket::bind((ip, 0)));
         let rx = rx.unwrap_or_else(|e| panic!("cannot bind {ip} in {}: {e}", at.name()));
         setsockopt(&rx, sockopt::RcvBufForce, &RCVBUF).unwrap_or_else(|e| panic!("SO_RCVBUFFORCE: {e}"));
-        rx.set_read_timeout(Some(Duration::from_millis(20)))
+        rx.set_read_timeout(Some(Duration::from_millis(100)))
             .unwrap_or_else(|e| panic!("{e}"));
         let dst = rx.local_addr().unwrap_or_else(|e| panic!("{e}"));
         let any: SocketAddr = if ip.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }
@@ -162,8 +162,14 @@ fn send(tx: &UdpSocket, pps: u32, size: usize, skip: &dyn Fn(u64) -> bool, stop:
 fn receive(rx: &UdpSocket, stop: &AtomicBool) -> Received {
     let (mut r, mut buf, mut highest, mut last) =
         (Received::default(), vec![0; 65536], None, None::<Instant>);
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(len) = rx.recv(&mut buf) else { continue };
+    loop {
+        let Ok(len) = rx.recv(&mut buf) else {
+            // Silence, and nothing more will be sent: what waited in the socket has been read.
+            if stop.load(Ordering::Relaxed) {
+                return r;
+            }
+            continue;
+        };
         let Some(number) = buf[..len].first_chunk::<8>().map(|b| u64::from_be_bytes(*b)) else {
             continue;
         };
@@ -187,5 +193,4 @@ fn receive(rx: &UdpSocket, stop: &AtomicBool) -> Received {
         }
         highest = highest.max(Some(number));
     }
-    r
 }

@@ -69,7 +69,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Demands that every frame is accounted for and that, within two seconds, none is in flight and each drop has
+    /// Demands that every frame is accounted for and that, within five seconds, none is in flight and each drop has
     /// its reason. Returns that ledger.
     ///
     /// # Panics
@@ -78,7 +78,7 @@ impl Daemon<'_> {
     pub fn assert_ledger(&self) -> Ledger {
         crate::wait_for(
             "a ledger with no frame in flight and a reason for each drop",
-            Duration::from_secs(2),
+            Duration::from_secs(5),
             || {
                 let ledger = self.ledger();
                 assert!(ledger.balanced(), "frames are missing in the ledger: {ledger:?}");
@@ -86,6 +86,23 @@ impl Daemon<'_> {
                 (ledger.in_flight == 0 && explained == ledger.dropped).then_some(ledger)
             },
         )
+    }
+
+    /// What has been counted so far, for messages of tests that miss something: the ledger, and every counter that
+    /// is not zero.
+    #[track_caller]
+    pub fn explain(&self) -> String {
+        let mut text = format!("{:?}", self.ledger());
+        for port in self.get("counters").as_array().into_iter().flatten() {
+            let moved = port["counters"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(_, n)| **n != 0);
+            let counters: Vec<String> = moved.map(|(name, n)| format!("{name} {n}")).collect();
+            text += &format!("\n{}: {}", port["port"], counters.join(", "));
+        }
+        text
     }
 
     /// Frames dropped so far for this reason.

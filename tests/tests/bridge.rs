@@ -229,7 +229,7 @@ fn a_silent_station_is_forgotten() {
     let daemon = Daemon::start(&pods.fwd, &lan(2, &plain, "aging: 10s"));
     let mut wires = pods.raw();
     wires[0].send(&numbered(1, 0, Mac::BROADCAST, &[]));
-    wait_for("the address is learned", Duration::from_secs(2), || {
+    wait_for("the address is learned", Duration::from_secs(5), || {
         daemon.fdb_port("lan", Pods::mac(0))
     });
     let learned = Instant::now();
@@ -315,7 +315,7 @@ fn isolated_ports_reach_only_others() {
     let mut wires = pods.raw();
     let before = daemon.dropped("isolated");
     wires[0].send(&numbered(1, 0, Pods::mac(1), &[]));
-    wait_for("the drop is counted", Duration::from_secs(2), || {
+    wait_for("the drop is counted", Duration::from_secs(5), || {
         (daemon.dropped("isolated") > before).then_some(())
     });
     daemon.assert_ledger();

@@ -238,7 +238,7 @@ fn stations_are_added_and_removed() {
 
     let mut wire = pods.raw().remove(0);
     wire.send(&clearway_tests::numbered(1, 0, Mac::BROADCAST, &[]));
-    wait_for("it is learned", Duration::from_secs(2), || {
+    wait_for("it is learned", Duration::from_secs(5), || {
         daemon.fdb_port("lan", Pods::mac(0))
     });
     daemon.cli("fdb flush lan");

@@ -56,13 +56,14 @@ fn a_hundred_changes_lose_nothing() {
     Ping::new(&Overlay::ip4(0)).until(a, Duration::from_secs(5));
     Ping::new(&Pods::ip4(1)).all(a);
 
+    // A ring of 2048 frames holds seconds of these: what is lost is lost by a change, not by a processor that others use.
     let flows = [
-        ("pod to pod", Flow::start(a, b, &Pods::ip4(1), 3000, 200)),
+        ("pod to pod", Flow::start(a, b, &Pods::ip4(1), 600, 200)),
         (
             "pod to remote",
-            Flow::start(a, remote, &Overlay::ip4(0), 1500, 200),
+            Flow::start(a, remote, &Overlay::ip4(0), 300, 200),
         ),
-        ("remote to pod", Flow::start(remote, b, &Pods::ip4(1), 1500, 200)),
+        ("remote to pod", Flow::start(remote, b, &Pods::ip4(1), 300, 200)),
     ];
     let uplink = PingProbe::start(remote, "192.0.2.1", Duration::from_millis(20));
     let started = Instant::now();
@@ -72,8 +73,12 @@ fn a_hundred_changes_lose_nothing() {
     eprintln!("100 changes took {:?}", started.elapsed());
     for (name, flow) in flows {
         let report = flow.run(Duration::from_millis(200));
-        assert!(report.lost == 0 && report.duplicates == 0, "{name}: {report:?}");
-        assert!(report.sent > 1000, "{name}: {report:?}");
+        assert!(
+            report.lost == 0 && report.duplicates == 0,
+            "{name}: {report:?}\n{}",
+            daemon.explain()
+        );
+        assert!(report.sent > 300, "{name}: {report:?}");
     }
     let uplink = uplink.stop();
     assert!(uplink.lost() <= 1, "the uplink's own address: {uplink:?}");

@@ -134,17 +134,22 @@ fn tunnels_and_changes_with_two_workers() {
     let daemon = Daemon::start(&scene.pods.fwd, &format!("{TWO}{}", scene.config(2, "", "")));
     Ping::new(&Overlay::ip4(0)).until(pod, Duration::from_secs(5));
     Ping::new(&Pods::ip4(1)).all(pod);
+    // A ring of 2048 frames holds seconds of these: what is lost is lost by a change, not by a processor that others use.
     let flows = [
-        Flow::start(pod, remote, &Overlay::ip4(0), 1000, 200),
-        Flow::start(remote, pod, &Pods::ip4(0), 1000, 200),
-        Flow::start(pod, scene.pods.pod(1), &Pods::ip4(1), 1000, 200),
+        Flow::start(pod, remote, &Overlay::ip4(0), 300, 200),
+        Flow::start(remote, pod, &Pods::ip4(0), 300, 200),
+        Flow::start(pod, scene.pods.pod(1), &Pods::ip4(1), 300, 200),
     ];
     for step in 0..20 {
         daemon.apply(&format!("{TWO}{}", scene.config(2 + step % 2, "", "")));
     }
-    for flow in flows {
+    for (n, flow) in flows.into_iter().enumerate() {
         let report = flow.run(Duration::from_millis(100));
-        assert!(report.lost == 0 && report.duplicates == 0, "{report:?}");
+        assert!(
+            report.lost == 0 && report.duplicates == 0,
+            "flow {n}: {report:?}\n{}",
+            daemon.explain()
+        );
     }
     tcp_echo(pod, remote, &Overlay::ip6(0), 1_000_000);
     daemon.assert_ledger();
@@ -171,7 +176,7 @@ bridge-domains:
         let daemon = Daemon::start(&pods.fwd, &config);
         // One packet now and then: a sleeping worker must wake up for each.
         Ping::new(&Pods::ip4(1)).args("-c 20 -i 0.05").all(pods.pod(0));
-        Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 20_000, 100)
+        Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 5_000, 100)
             .run(Duration::from_secs(1))
             .assert_whole();
         daemon.assert_ledger();

@@ -44,7 +44,7 @@ fn written_and_read_again() {
     for n in 0..50 {
         wire.send(&numbered(n, 0, Mac::BROADCAST, &[]));
     }
-    wait_for("all are sent", Duration::from_secs(2), || {
+    wait_for("all are sent", Duration::from_secs(5), || {
         (daemon.ledger().sent >= 50).then_some(())
     });
     daemon.assert_ledger();
