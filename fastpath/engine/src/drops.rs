@@ -81,6 +81,8 @@ drop_reasons! {
         "Raise `frames`, or limit flooding with `storm-control`."
     TxFull "tx_full" "The output port's ring was full."
         "The receiver is slower than the traffic; a longer `ring-size` absorbs bursts only."
+    TxUnsendable "tx_unsendable" "The output port can't send such a frame: shorter than an Ethernet header, or longer than a chunk where its kernel or driver takes no packets of several buffers."
+        "Give the ports of a domain an MTU that all of them can send; frames below 14 bytes are crafted."
     TxDown "tx_down" "The output port is down or not there."
         "See `clearway get ports` for the reason."
     HandoffFull "handoff_full" "The queue to the worker of the output port was full."

@@ -420,6 +420,14 @@ impl Worker {
                         queue.counters.tx_packets.add(sent.packets);
                         queue.counters.tx_bytes.add(sent.bytes);
                         self.ledger.sent += sent.packets;
+                        if sent.unsendable > 0 {
+                            self.ledger.drops[DropReason::TxUnsendable as usize] += sent.unsendable;
+                            queue
+                                .counters
+                                .drops
+                                .of(DropReason::TxUnsendable)
+                                .add(sent.unsendable);
+                        }
                         (&queue.counters, DropReason::TxFull)
                     }
                     None => (&self.counters, DropReason::TxDown),

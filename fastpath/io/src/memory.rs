@@ -151,7 +151,11 @@ impl Port for MemoryPort {
         let n = frames.len().min(self.tx.slots());
         let bytes = frames[..n].iter().map(|frame| u64::from(frame.len())).sum();
         let packets = push_batch(&mut self.tx, frames) as u64;
-        TxCounts { packets, bytes }
+        TxCounts {
+            packets,
+            bytes,
+            unsendable: 0,
+        }
     }
 
     fn reclaim(&mut self, _: &mut PoolSet) {}
@@ -219,7 +223,8 @@ mod tests {
             counts,
             TxCounts {
                 packets: 100,
-                bytes: 6000
+                bytes: 6000,
+                unsendable: 0
             }
         );
         assert_eq!(

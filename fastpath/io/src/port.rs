@@ -19,6 +19,8 @@ pub struct TxCounts {
     pub packets: u64,
     /// Their bytes, without FCS.
     pub bytes: u64,
+    /// Frames that can't be sent by this port at all, whenever it is tried: taken from the list and freed.
+    pub unsendable: u64,
 }
 
 /// Frames that a port lost before it could hand them over.
@@ -39,8 +41,8 @@ pub trait Port {
     /// the number of frames added. Frames come from this port's region in `pools` (or are owned already).
     fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize;
 
-    /// Sends from the front of `frames`, in order; what it takes is removed from `frames`, what is left was
-    /// refused (ring full) and stays the caller's. A frame of another region is copied, which also may fail.
+    /// Sends from the front of `frames`, in order; what it takes (or frees, as unsendable) is removed from
+    /// `frames`, what is left was refused (ring full) and stays the caller's. A frame of another region is copied, which also may fail.
     fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts;
 
     /// Takes back what was sent (completion → pool) and replenishes what can be received into (pool → fill).

@@ -301,7 +301,8 @@ fn frames_are_sent_in_order_and_a_full_ring_refuses_the_rest<K: Kind>() {
             counts,
             TxCounts {
                 packets: taken as u64,
-                bytes: 60 * taken as u64
+                bytes: 60 * taken as u64,
+                unsendable: 0
             }
         );
         assert_eq!(frames.len(), before - taken);

@@ -57,6 +57,14 @@ pub struct AfXdpReport {
     pub tx_budget: u32,
 }
 
+/// What became of a frame that was to be sent.
+enum Taken {
+    /// It is in the tx ring.
+    Sent,
+    /// It was freed.
+    Unsendable,
+}
+
 /// A packet of several buffers that is not complete yet.
 #[derive(Default)]
 enum Assembly {
@@ -77,7 +85,6 @@ pub struct AfXdpPort {
     sent_from: LentChunks,
     assembly: Assembly,
     invalid: u64,
-    tx_discarded: u64,
     fault: Option<Fault>,
     /// Some until the port is closed.
     fd: Option<Arc<OwnedFd>>,
@@ -105,7 +112,6 @@ impl AfXdpPort {
             sent_from: LentChunks::new(chunks),
             assembly: Assembly::None,
             invalid: 0,
-            tx_discarded: 0,
             fault: None,
             fd: Some(fd),
             reserve: (BATCH as u32).min(chunks / 8),
@@ -133,13 +139,6 @@ impl AfXdpPort {
     #[must_use]
     pub fn umem(&self) -> &Umem {
         &self.umem
-    }
-
-    /// Frames that were taken to send and can't be sent at all: shorter than an Ethernet header, or longer
-    /// than a chunk where the kernel does not take packets of several buffers.
-    #[must_use]
-    pub fn tx_discarded(&self) -> u64 {
-        self.tx_discarded
     }
 
     /// The NAPI instance that its frames come from, once one has come; the kernel does not know it for every
@@ -346,22 +345,24 @@ impl AfXdpPort {
             .get_or_insert_with(|| Fault(format!("{} queue {queue}: {what}: {why}", interface.name)));
     }
 
-    /// Puts one frame into the tx ring. Err gives it back: no room, or no chunk for a copy.
+    /// Puts one frame into the tx ring, or frees it if it can't be sent at all. Err gives it back: no room, or
+    /// no chunk for a copy.
     #[inline(always)]
-    fn enqueue(&mut self, pools: &mut PoolSet, frame: Frame) -> Result<(), Frame> {
+    fn enqueue(&mut self, pools: &mut PoolSet, frame: Frame) -> Result<Taken, Frame> {
         if frame.region() == Some(self.umem.id()) && frame.is_linear() && frame.len() >= ETHERNET_HEADER {
             if self.tx_room(1) {
                 self.sent_from.lend(frame.chunk());
                 self.rings.tx.push(frame.address(), frame.len(), false);
-                return Ok(());
+                return Ok(Taken::Sent);
             }
             return Err(frame);
         }
         self.enqueue_other(pools, frame)
     }
 
-    /// Frames of several segments, of other regions, or that can't be sent.
-    fn enqueue_other(&mut self, pools: &mut PoolSet, frame: Frame) -> Result<(), Frame> {
+    /// Frames of several segments, of other regions, or that can't be sent: shorter than an Ethernet header, or
+    /// longer than a chunk where the kernel does not take packets of several buffers.
+    fn enqueue_other(&mut self, pools: &mut PoolSet, frame: Frame) -> Result<Taken, Frame> {
         let per_chunk = self.umem.chunk_size() - crate::HEADROOM;
         let copied_segments = frame.len().div_ceil(per_chunk);
         let most = if self.report.multi_buffer { MAX_SEGMENTS } else { 1 };
@@ -370,14 +371,13 @@ impl AfXdpPort {
         };
         let copy = frame.region() != Some(self.umem.id()) || !fits(&frame);
         if frame.len() < ETHERNET_HEADER || (copy && copied_segments as usize > most) {
-            self.tx_discarded += 1;
             pools.free(frame);
-            return Ok(());
+            return Ok(Taken::Unsendable);
         }
         if !copy {
             return if self.tx_room(frame.segment_count() as u32) {
                 self.push_segments(&frame);
-                Ok(())
+                Ok(Taken::Sent)
             } else {
                 Err(frame)
             };
@@ -390,7 +390,7 @@ impl AfXdpPort {
         };
         self.push_segments(&copy);
         pools.free(frame);
-        Ok(())
+        Ok(Taken::Sent)
     }
 
     /// Whether `n` descriptors fit into the tx ring, and later into the completion ring.
@@ -449,15 +449,18 @@ impl Port for AfXdpPort {
         let mut taken = 0;
         for slot in frames.iter_mut() {
             let bytes = u64::from(slot.len());
-            if let Err(frame) = self.enqueue(pools, std::mem::take(slot)) {
-                *slot = frame;
-                break;
+            match self.enqueue(pools, std::mem::take(slot)) {
+                Ok(Taken::Sent) => counts.bytes += bytes,
+                Ok(Taken::Unsendable) => counts.unsendable += 1,
+                Err(frame) => {
+                    *slot = frame;
+                    break;
+                }
             }
             taken += 1;
-            counts.bytes += bytes;
         }
         frames.drain(..taken);
-        counts.packets = taken as u64;
+        counts.packets = taken as u64 - counts.unsendable;
         self.rings.tx.publish();
         self.kick();
         counts
@@ -709,7 +712,7 @@ mod tests {
     }
 
     #[test]
-    fn without_multi_buffer_long_frames_are_discarded_and_counted() {
+    fn without_multi_buffer_long_frames_are_freed_and_counted() {
         let mut s = setup();
         s.port.report.multi_buffer = false;
         let mut frames: Vec<Frame> = [9000, 1792, 1793]
@@ -719,8 +722,17 @@ mod tests {
         let mut pulled = s.pools.frame_from(s.umem.id(), &[7; 1800]).expect("chunks");
         assert!(pulled.advance(100));
         frames.push(pulled);
-        assert_eq!(s.port.tx_batch(&mut s.pools, &mut frames).packets, 4);
-        assert_eq!(s.port.tx_discarded(), 2);
+        let counts = s.port.tx_batch(&mut s.pools, &mut frames);
+        let (packets, bytes, unsendable) = (2, 1792 + 1700, 2);
+        assert_eq!(
+            counts,
+            TxCounts {
+                packets,
+                bytes,
+                unsendable
+            }
+        );
+        assert!(frames.is_empty());
         assert_eq!(s.kernel.take_tx().map(|d| (d.1, d.2)), Some((1792, false)));
         assert_eq!(s.kernel.take_tx().map(|d| (d.1, d.2)), Some((1700, false)));
         assert_eq!(s.kernel.take_tx(), None);
