@@ -550,10 +550,12 @@ impl Engine {
             // A worker's clock may be a second ahead of ours.
             let fresh = domain.aging == 0 || unseen <= domain.aging || unseen > u16::MAX - 2;
             let keep = fresh && is_current(&snapshot, key, entry);
-            if let (true, Dest::Member(id)) = (keep, entry.dest)
-                && let Some(member) = domain.member(id)
-            {
-                *per_port.entry(member.port).or_default() += 1;
+            let port = match entry.dest {
+                Dest::Member(id) => domain.member(id).map(|member| member.port),
+                Dest::Tunnel(id) => snapshot.tunnel(id).map(|tunnel| tunnel.port),
+            };
+            if let (true, Some(port)) = (keep, port) {
+                *per_port.entry(port).or_default() += 1;
             }
             keep
         });

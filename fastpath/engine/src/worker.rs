@@ -299,10 +299,17 @@ impl Worker {
 
     /// Once a second: what the rings lost by themselves.
     fn read_losses(&mut self) {
-        for queue in self.queues.iter_mut().flatten() {
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queues[index].as_mut() else {
+                continue;
+            };
             let lost = queue.io.rx_lost();
             queue.counters.rx_missed.set(lost.missed);
             queue.counters.rx_invalid.set(lost.invalid);
+            // Asking is how a port that nobody polls finds out that it is dead.
+            if queue.io.fault().is_some() && !queue.faulted {
+                self.fault(index);
+            }
         }
     }
 
@@ -420,6 +427,14 @@ impl Worker {
                         queue.counters.tx_packets.add(sent.packets);
                         queue.counters.tx_bytes.add(sent.bytes);
                         self.ledger.sent += sent.packets;
+                        if !queue.active && !queue.faulted {
+                            // Parked, but now it has frames to see off: what its ring or the kernel has not taken
+                            // yet needs `reclaim`.
+                            queue.active = true;
+                            queue.idle_turns = 0;
+                            queue.unwatch(&self.poll);
+                            self.active.push(index);
+                        }
                         if sent.unsendable > 0 {
                             self.ledger.drops[DropReason::TxUnsendable as usize] += sent.unsendable;
                             queue
@@ -453,8 +468,12 @@ impl Worker {
     /// Frames that other workers have for our ports.
     #[inline]
     fn take_handed(&mut self) -> usize {
-        let mut taken = 0;
-        for peer in self.peers.iter_mut().flatten() {
+        let mut all = 0;
+        for peer in 0..self.peers.len() {
+            let Some(peer) = &mut self.peers[peer] else {
+                continue;
+            };
+            let mut taken = 0;
             for _ in 0..BATCH {
                 let Ok((port, frame)) = peer.from.pop() else { break };
                 taken += 1;
@@ -469,12 +488,14 @@ impl Worker {
                     self.pools.free(frame);
                 }
             }
+            // One worker's frames at a time: a port's list holds those, not those of many workers.
+            if taken > 0 {
+                all += taken;
+                self.ledger.handed_in += taken as u64;
+                self.flush();
+            }
         }
-        if taken > 0 {
-            self.ledger.handed_in += taken as u64;
-            self.flush();
-        }
-        taken
+        all
     }
 
     /// Sleeps until a frame, a command or a frame from another worker arrives: ask for the notification,
@@ -485,12 +506,16 @@ impl Worker {
         fence(Ordering::SeqCst);
         let mut there = !self.commands.is_empty();
         there |= self.peers.iter().flatten().any(|peer| !peer.from.is_empty());
-        for (index, queue) in self.queues.iter_mut().enumerate() {
-            let Some(queue) = queue.as_mut().filter(|queue| !queue.faulted) else {
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queues[index].as_mut().filter(|queue| !queue.faulted) else {
                 continue;
             };
-            // A port that can't be waited for keeps its worker awake.
-            there |= !queue.watch(&self.poll, index) || queue.io.arm();
+            // A port that can't be waited for keeps its worker awake. A parked one with something to do is polled
+            // again: arming it may have taken back the notification that it had sent.
+            if !queue.watch(&self.poll, index) || queue.io.arm() {
+                there = true;
+                self.activate(index);
+            }
         }
         if !there {
             self.status.sleeps.fetch_add(1, Ordering::Relaxed);
@@ -663,11 +688,12 @@ impl Worker {
 /// Passes frames to another worker; gives their number, the rest stays in `frames`.
 fn hand_over(peer: &mut PeerLink, port: PortId, frames: &mut Vec<Frame>) -> u64 {
     let n = frames.len().min(peer.to.slots());
-    if let Ok(chunk) = peer.to.write_chunk_uninit(n) {
-        chunk.fill_from_iter(frames.drain(..n).map(|frame| (port, frame)));
-    }
+    let handed = match peer.to.write_chunk_uninit(n) {
+        Ok(chunk) => chunk.fill_from_iter(frames.drain(..n).map(|frame| (port, frame))),
+        Err(_) => 0,
+    };
     peer.status.wake();
-    n as u64
+    handed as u64
 }
 
 impl Drop for Worker {

@@ -379,3 +379,24 @@ fn known_hosts_are_answered_here_and_others_are_asked() {
     assert_eq!((ledger.consumed, ledger.generated), (2, 2));
     bed.finish();
 }
+
+#[test]
+fn addresses_behind_tunnels_count_for_the_uplink_also_after_a_sweep() {
+    let mut bed = bed(false);
+    bed.port(UPLINK, |p| p.learn_limit = 2);
+    bed.publish();
+    let entries = bed.conf.ports[usize::from(UPLINK)]
+        .clone()
+        .expect("port")
+        .entries
+        .clone();
+    let mut learned = Vec::new();
+    for source in [101, 102, 103, 104] {
+        let outer = from_remote(&mut bed, false, 2, 5001, &frame(mac(1), mac(source)));
+        bed.cross(UPLINK, &outer);
+        bed.engine.age();
+        learned.push(entries.load(std::sync::atomic::Ordering::Relaxed));
+    }
+    assert_eq!(learned, [1, 2, 2, 2]);
+    bed.finish();
+}
