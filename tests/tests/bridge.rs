@@ -188,7 +188,7 @@ fn a_station_that_moves_too_often_is_held() {
         return;
     }
     let pods = Pods::quiet(3);
-    let damping = "move-damping: {moves: 3, window: 4s, hold: 4s}";
+    let damping = "move-damping: {moves: 3, window: 10s, hold: 4s}";
     let daemon = Daemon::start(&pods.fwd, &lan(3, &plain, damping));
     let mut wires = pods.raw();
     let hello = |n| {
