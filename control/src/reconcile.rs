@@ -28,7 +28,7 @@ pub(crate) enum Action {
     /// Anything that lives in the tables alone.
     Table {
         /// What becomes of it.
-        change: Change,
+        change: Fate,
         /// `bridge-domain`, `vtep`, `cross-connect`.
         kind: &'static str,
         /// Its name.
@@ -40,7 +40,7 @@ pub(crate) enum Action {
 
 /// What becomes of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Fate {
     /// It is new.
     Add,
     /// It changes.
@@ -51,7 +51,9 @@ pub(crate) enum Change {
 
 /// A change that is not possible while the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path} can't change while the daemon runs (from {from} to {to}): restart it with the new configuration; nothing was changed")]
+#[error(
+    "{path} can't change while the daemon runs (from {from} to {to}): restart it with the new configuration; nothing was changed"
+)]
 pub(crate) struct Refused {
     /// The key.
     pub(crate) path: &'static str,
@@ -63,7 +65,11 @@ pub(crate) struct Refused {
 pub(crate) fn plan(now: &Spec, wanted: &Spec) -> Result<Vec<Action>, Refused> {
     refuse(now, wanted)?;
     let mut actions = ports(now, wanted);
-    actions.extend(section("bridge-domain", &now.bridge_domains, &wanted.bridge_domains));
+    actions.extend(section(
+        "bridge-domain",
+        &now.bridge_domains,
+        &wanted.bridge_domains,
+    ));
     actions.extend(section("vtep", &now.vteps, &wanted.vteps));
     actions.extend(cross_connects(now, wanted));
     // What goes, goes last: its place in the tables is gone by then.
@@ -79,15 +85,32 @@ pub(crate) fn plan(now: &Spec, wanted: &Spec) -> Result<Vec<Action>, Refused> {
 fn refuse(now: &Spec, wanted: &Spec) -> Result<(), Refused> {
     let (a, b) = (&now.engine, &wanted.engine);
     let cores = |spec: &Spec| {
-        let cores: Vec<_> = spec.engine.workers.iter().map(|worker| worker.core.to_string()).collect();
-        if cores.is_empty() { "chosen by the daemon".to_owned() } else { format!("cores {}", cores.join(", ")) }
+        let cores: Vec<_> = spec
+            .engine
+            .workers
+            .iter()
+            .map(|worker| worker.core.to_string())
+            .collect();
+        if cores.is_empty() {
+            "chosen by the daemon".to_owned()
+        } else {
+            format!("cores {}", cores.join(", "))
+        }
     };
     let checks = [
         ("engine.workers", cores(now), cores(wanted)),
         ("engine.idle", word(&a.idle), word(&b.idle)),
-        ("engine.fdb-capacity", a.fdb_capacity.to_string(), b.fdb_capacity.to_string()),
+        (
+            "engine.fdb-capacity",
+            a.fdb_capacity.to_string(),
+            b.fdb_capacity.to_string(),
+        ),
         ("engine.hugepages", word(&a.hugepages), word(&b.hugepages)),
-        ("api.socket", now.api.socket.display().to_string(), wanted.api.socket.display().to_string()),
+        (
+            "api.socket",
+            now.api.socket.display().to_string(),
+            wanted.api.socket.display().to_string(),
+        ),
     ];
     match checks.into_iter().find(|(_, from, to)| from != to) {
         Some((path, from, to)) => Err(Refused { path, from, to }),
@@ -140,8 +163,18 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
         keys.retain(|key, _| {
             matches!(
                 key.as_str(),
-                "kind" | "interface" | "mode" | "queues" | "busy-poll" | "busy-poll-budget" | "ring-size" | "frames"
-                    | "read" | "write" | "loop" | "rate"
+                "kind"
+                    | "interface"
+                    | "mode"
+                    | "queues"
+                    | "busy-poll"
+                    | "busy-poll-budget"
+                    | "ring-size"
+                    | "frames"
+                    | "read"
+                    | "write"
+                    | "loop"
+                    | "rate"
             )
         });
         keys
@@ -199,15 +232,15 @@ fn section<T: PartialEq + serde::Serialize>(
     let mut actions = Vec::new();
     for (name, item) in wanted {
         match now.get(name) {
-            None => actions.push(table(Change::Add, name, String::new())),
+            None => actions.push(table(Fate::Add, name, String::new())),
             Some(old) if old != item => {
-                actions.push(table(Change::Change, name, keys_changed(old, item).join("; ")));
+                actions.push(table(Fate::Change, name, keys_changed(old, item).join("; ")));
             }
             Some(_) => {}
         }
     }
     let gone = now.keys().filter(|name| !wanted.contains_key(*name));
-    actions.extend(gone.map(|name| table(Change::Remove, name, String::new())));
+    actions.extend(gone.map(|name| table(Fate::Remove, name, String::new())));
     actions
 }
 
@@ -228,8 +261,8 @@ fn cross_connects(now: &Spec, wanted: &Spec) -> Vec<Action> {
         name: format!("{left}-{right}"),
         detail: String::new(),
     };
-    let added = b.difference(&a).map(|pair| table(Change::Add, pair));
-    let removed = a.difference(&b).map(|pair| table(Change::Remove, pair));
+    let added = b.difference(&a).map(|pair| table(Fate::Add, pair));
+    let removed = a.difference(&b).map(|pair| table(Fate::Remove, pair));
     added.chain(removed).collect()
 }
 
@@ -299,10 +332,26 @@ cross-connects: [[c, d]]
     #[test]
     fn only_what_is_named_blinks() {
         for (from, to, steps) in [
-            ("interface: e0", "interface: e9", &["reopen a (interface: e0 to e9)"] as &[&str]),
-            ("interface: e0", "interface: e0, mode: copy", &["reopen a (mode: auto to copy)"]),
-            ("interface: e0", "interface: e0, queues: [0]", &["reopen a (queues: all to [0])"]),
-            ("interface: e0", "interface: e0, ring-size: 128", &["reopen a (ring-size: absent to 128)"]),
+            (
+                "interface: e0",
+                "interface: e9",
+                &["reopen a (interface: e0 to e9)"] as &[&str],
+            ),
+            (
+                "interface: e0",
+                "interface: e0, mode: copy",
+                &["reopen a (mode: auto to copy)"],
+            ),
+            (
+                "interface: e0",
+                "interface: e0, queues: [0]",
+                &["reopen a (queues: all to [0])"],
+            ),
+            (
+                "interface: e0",
+                "interface: e0, ring-size: 128",
+                &["reopen a (ring-size: absent to 128)"],
+            ),
             (
                 "interface: e0",
                 "interface: e0, mode: copy, mtu: 1400",
@@ -313,15 +362,31 @@ cross-connects: [[c, d]]
                 "trunk: [10], steering: shared",
                 &["change b (steering: exclusive to shared)"],
             ),
-            ("interface: e0", "interface: e0, replace: true", &["change a (replace: false to true)"]),
-            ("trunk: [10]", "trunk: [all]", &["change b (trunk: [10] to [\"all\"])"]),
+            (
+                "interface: e0",
+                "interface: e0, replace: true",
+                &["change a (replace: false to true)"],
+            ),
+            (
+                "trunk: [10]",
+                "trunk: [all]",
+                &["change b (trunk: [10] to [\"all\"])"],
+            ),
             (
                 "interface: e0",
                 "interface: e0, workers: {0: 1}",
                 &["move a (workers: {} to {\"0\":1})"],
             ),
-            ("vlan: 10, vni: 7", "vlan: 10, vni: 8", &["change bridge-domain red (vni: 7 to 8)"]),
-            ("192.0.2.1", "192.0.2.2", &["change vtep v (local: 192.0.2.1 to 192.0.2.2)"]),
+            (
+                "vlan: 10, vni: 7",
+                "vlan: 10, vni: 8",
+                &["change bridge-domain red (vni: 7 to 8)"],
+            ),
+            (
+                "192.0.2.1",
+                "192.0.2.2",
+                &["change vtep v (local: 192.0.2.1 to 192.0.2.2)"],
+            ),
             ("[[c, d]]", "[[d, c]]", &[]),
         ] {
             // A worker that is named has to be there.
@@ -329,7 +394,11 @@ cross-connects: [[c, d]]
                 let mut wanted = spec(BASE);
                 let port = wanted.ports.get_mut("a").expect("a is there");
                 port.workers.insert(0, 1);
-                plan(&spec(BASE), &wanted).expect("possible").iter().map(text).collect()
+                plan(&spec(BASE), &wanted)
+                    .expect("possible")
+                    .iter()
+                    .map(text)
+                    .collect()
             } else {
                 planned(from, to)
             };
@@ -339,7 +408,10 @@ cross-connects: [[c, d]]
 
     #[test]
     fn what_goes_goes_last() {
-        let steps = planned("  b: {kind: af-xdp, interface: e1, trunk: [10]}\n", "  e: {kind: af-xdp, interface: e1, trunk: [10]}\n");
+        let steps = planned(
+            "  b: {kind: af-xdp, interface: e1, trunk: [10]}\n",
+            "  e: {kind: af-xdp, interface: e1, trunk: [10]}\n",
+        );
         assert_eq!(steps, ["add e", "remove b"]);
     }
 

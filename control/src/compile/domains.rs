@@ -38,7 +38,9 @@ impl Compiler {
                 learning: domain.learning,
                 rules: rules(domain),
                 // Validation keeps it within what the clock of seconds can tell.
-                aging: domain.aging().map_or(0, |time| u16::try_from(time.as_secs()).unwrap_or(u16::MAX)),
+                aging: domain
+                    .aging()
+                    .map_or(0, |time| u16::try_from(time.as_secs()).unwrap_or(u16::MAX)),
                 hosts: hosts(domain, old.and_then(|old| old.as_ref()?.hosts.as_ref())),
             };
             put(&mut tables.snapshot.domains, bd.index(), shared(old, table, same));
@@ -59,7 +61,9 @@ impl Compiler {
             return Box::default();
         };
         let remotes = domain.remotes.iter();
-        remotes.filter_map(|remote| self.tunnel_to(vtep, *remote)).collect()
+        remotes
+            .filter_map(|remote| self.tunnel_to(vtep, *remote))
+            .collect()
     }
 
     /// Enters a station. One whose place does not exist now is left out; the configuration's win over manual ones.
@@ -72,10 +76,13 @@ impl Compiler {
         manual: bool,
     ) {
         let dest = match (&station.port, station.remote) {
-            (Some(port), _) => self.member_of(&tables.snapshot, bd, port, station).map(Dest::Member),
+            (Some(port), _) => self
+                .member_of(&tables.snapshot, bd, port, station)
+                .map(Dest::Member),
             (None, Some(remote)) => {
                 let vtep = self.vtep_of(spec, domain);
-                vtep.and_then(|vtep| self.tunnel_to(vtep, remote)).map(Dest::Tunnel)
+                vtep.and_then(|vtep| self.tunnel_to(vtep, remote))
+                    .map(Dest::Tunnel)
             }
             (None, None) => None,
         };
@@ -140,7 +147,11 @@ fn hosts(domain: &BridgeDomain, old: Option<&Hosts>) -> Option<Hosts> {
     if !domain.suppress_neighbours {
         return None;
     }
-    let hosts: HashMap<_, _> = domain.hosts.iter().map(|host| (host.ip, host.mac.to_u64())).collect();
+    let hosts: HashMap<_, _> = domain
+        .hosts
+        .iter()
+        .map(|host| (host.ip, host.mac.to_u64()))
+        .collect();
     match old {
         Some(old) if **old == hosts => Some(old.clone()),
         _ => Some(Arc::new(hosts)),

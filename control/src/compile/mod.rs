@@ -29,8 +29,8 @@ use clearway_engine::{
 };
 use clearway_wire::{MacAddr, Vni};
 
-use ids::{IdMap, Slots};
 pub(crate) use ids::TooMany;
+use ids::{IdMap, Slots};
 pub(crate) use ports::describe;
 
 /// What tables need to know of the host.
@@ -201,7 +201,10 @@ impl Compiler {
     /// These tables are published: numbers of names that the spec does not have any more become free.
     pub(crate) fn commit(&mut self, spec: &Spec, tables: &Tables) {
         let snapshot = &tables.snapshot;
-        for id in self.domains.retain(|name, _| spec.bridge_domains.contains_key(name)) {
+        for id in self
+            .domains
+            .retain(|name, _| spec.bridge_domains.contains_key(name))
+        {
             self.members.remove(&BdId(id));
         }
         for (bd, slots) in &mut self.members {
@@ -209,7 +212,8 @@ impl Compiler {
             slots.retain(|slot| domain.is_some_and(|domain| domain.member(MemberId(slot)).is_some()));
         }
         self.ports.retain(|name, _| spec.ports.contains_key(name));
-        self.tunnels.retain(|_, id| snapshot.tunnel(TunnelId(id)).is_some());
+        self.tunnels
+            .retain(|_, id| snapshot.tunnel(TunnelId(id)).is_some());
         self.vteps.retain(|name, _| spec.vteps.contains_key(name));
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clearway_config::{Name, PcpPolicy, Port, Service as PortService, Spec, TagProtocol};
 use clearway_engine::{
-    BdId, Member, MemberId, Place, PortConf, PortId, Service, StormLimits, TagRule, VidTable, VtepId, WorkerId,
+    BdId, Member, MemberId, Place, PortConf, PortId, Service, StormLimits, TagRule, VidTable, VtepId,
+    WorkerId,
 };
 use clearway_wire::{EtherType, Vid};
 
@@ -38,7 +39,9 @@ impl Compiler {
             let Some(id) = self.port(name) else { continue };
             let mut places = Vec::new();
             for carried in spec.carried_by(port, &by_vlan) {
-                let Some(bd) = self.domain(carried.domain) else { continue };
+                let Some(bd) = self.domain(carried.domain) else {
+                    continue;
+                };
                 let key = TagKey::from(carried.frames);
                 let (slot, generation) = self.members.entry(bd).or_default().assign(&(id, key))?;
                 let member = Member {

@@ -41,7 +41,10 @@ fn facts(spec: &Spec) -> Facts {
     };
     let remotes = spec.bridge_domains.values().flat_map(|domain| {
         let vtep = spec.vtep_of(domain).map(|(name, _)| name.clone());
-        domain.remotes.iter().filter_map(move |remote| Some((vtep.clone()?, *remote)))
+        domain
+            .remotes
+            .iter()
+            .filter_map(move |remote| Some((vtep.clone()?, *remote)))
     });
     Facts {
         ports: ports.collect(),
@@ -111,10 +114,17 @@ bridge-domains: {a: {vlan: 15}, b: {}, c: {}, n: {}}",
     assert_eq!(found(tag(EtherType::VLAN, 77), None), Some((bd("b"), 1)));
     let customer = Some(tag(EtherType::VLAN, 5));
     assert_eq!(found(tag(EtherType::QINQ, 400), customer), Some((bd("c"), 2)));
-    assert_eq!(found(tag(EtherType::VLAN, 400), customer), None, "an S-tag is wanted");
+    assert_eq!(
+        found(tag(EtherType::VLAN, 400), customer),
+        None,
+        "an S-tag is wanted"
+    );
     let member = rig.domain("c").members[0].expect("one");
     assert!(member.isolated);
-    assert_eq!(member.tags.outer.map(|(tpid, vid)| (tpid, vid.get())), Some((EtherType::QINQ, 400)));
+    assert_eq!(
+        member.tags.outer.map(|(tpid, vid)| (tpid, vid.get())),
+        Some((EtherType::QINQ, 400))
+    );
     assert_eq!(member.tags.inner.map(|vid| vid.get()), Some(5));
     assert_eq!(member.tags.pcp.map(|pcp| pcp.get()), Some(3));
     let untagged = rig.domain("n").members[0].expect("one");
@@ -137,12 +147,18 @@ cross-connects: [[x, y]]",
     assert!(matches!(a.service, Service::Access(_)));
     assert_eq!((a.learn_limit, a.learning, a.mtu), (7, false, 1400));
     assert_eq!(*a.allowed_macs, [mac(1).to_u64(), mac(9).to_u64()]);
-    assert_eq!((a.storm.broadcast, a.storm.multicast, a.storm.unknown), (Some(5), None, Some(6)));
+    assert_eq!(
+        (a.storm.broadcast, a.storm.multicast, a.storm.unknown),
+        (Some(5), None, Some(6))
+    );
     assert!(matches!(rig.port("q").service, Service::Tunnel(_)));
     let y = rig.compiler.port(&name("y")).expect("there");
     assert!(matches!(rig.port("x").service, Service::CrossConnect(to) if to == y));
     let r = rig.domain("r");
-    assert_eq!((r.aging, r.rules.domain_limit, r.rules.moves, r.learning), (20, 9, 0, false));
+    assert_eq!(
+        (r.aging, r.rules.domain_limit, r.rules.moves, r.learning),
+        (20, 9, 0, false)
+    );
 }
 
 const OVERLAY: &str = "ports:
@@ -165,14 +181,28 @@ fn an_overlay_has_its_headers_sizes_and_stations() {
     let tunnel = rig.tunnel();
     // The port takes 1500 bytes of IP: less 20 for IPv4, 8 for UDP, 8 for VXLAN.
     assert_eq!((tunnel.port, tunnel.max_inner), (up, 1464));
-    assert_eq!(tunnel.rewrite.as_ref().map(clearway_engine::Rewrite::overhead), Some(50));
+    assert_eq!(
+        tunnel.rewrite.as_ref().map(clearway_engine::Rewrite::overhead),
+        Some(50)
+    );
     let outer = rig.tables.inputs.outer.values().next().expect("one");
-    assert_eq!((outer.ttl, outer.checksum, outer.src_mac, outer.dst_mac), (9, false, mac(1), mac(2)));
+    assert_eq!(
+        (outer.ttl, outer.checksum, outer.src_mac, outer.dst_mac),
+        (9, false, mac(1), mac(2))
+    );
     let red = rig.domain("red");
     assert_eq!((red.remotes.len(), red.vni.map(Vni::get)), (1, Some(5000)));
     let hosts = red.hosts.as_ref().expect("suppressed");
-    assert_eq!(hosts.get(&"10.0.0.9".parse().expect("an address")), Some(&mac(9).to_u64()));
-    let station = |last| rig.tables.stations.get(&FdbKey::new(bd, mac(last).to_u64())).map(|s| s.dest);
+    assert_eq!(
+        hosts.get(&"10.0.0.9".parse().expect("an address")),
+        Some(&mac(9).to_u64())
+    );
+    let station = |last| {
+        rig.tables
+            .stations
+            .get(&FdbKey::new(bd, mac(last).to_u64()))
+            .map(|s| s.dest)
+    };
     assert_eq!(station(5), Some(Dest::Member(MemberId(0))));
     assert_eq!(station(6), Some(Dest::Tunnel(TunnelId(0))));
 }
@@ -183,7 +213,14 @@ fn ipv6_and_configured_mtus_count() {
     for (local, remote, vtep, port, max_inner, checksum) in [
         ("192.0.2.1", "192.0.2.2", "", "", 1464, false),
         ("192.0.2.1", "192.0.2.2", ", mtu: 1300", "", 1264, false),
-        ("192.0.2.1", "192.0.2.2", ", udp-checksum: 'on'", ", mtu: 9000", 1564, true),
+        (
+            "192.0.2.1",
+            "192.0.2.2",
+            ", udp-checksum: 'on'",
+            ", mtu: 9000",
+            1564,
+            true,
+        ),
         ("2001:db8::1", "2001:db8::2", "", "", 1444, true),
     ] {
         rig.apply(&format!(
@@ -192,7 +229,10 @@ vteps: {{v: {{local: '{local}'{vtep}}}}}
 bridge-domains: {{red: {{vni: 1, remotes: ['{remote}']}}}}"
         ));
         assert_eq!(rig.tunnel().max_inner, max_inner, "{local} {vtep} {port}");
-        assert_eq!(rig.tables.inputs.outer.values().next().map(|o| o.checksum), Some(checksum));
+        assert_eq!(
+            rig.tables.inputs.outer.values().next().map(|o| o.checksum),
+            Some(checksum)
+        );
     }
 }
 
@@ -203,14 +243,28 @@ fn without_a_next_hop_there_are_no_headers_and_only_that_tunnel_changes() {
     let mut facts = facts(&spec);
     rig.apply_with(&spec, &facts);
     let before = rig.tables.snapshot.clone();
-    facts.paths.remove(&(name("v"), "192.0.2.3".parse().expect("an address")));
+    facts
+        .paths
+        .remove(&(name("v"), "192.0.2.3".parse().expect("an address")));
     rig.apply_with(&spec, &facts);
     let after = &rig.tables.snapshot;
     assert!(after.tunnels[1].as_ref().is_some_and(|t| t.rewrite.is_none()));
     assert!(same_item(&before.tunnels[0], &after.tunnels[0]));
     assert!(same_item(&before.vteps[0], &after.vteps[0]));
-    assert!(before.ports.iter().zip(&after.ports).all(|(a, b)| same_item(a, b)));
-    assert!(before.domains.iter().zip(&after.domains).all(|(a, b)| same_item(a, b)));
+    assert!(
+        before
+            .ports
+            .iter()
+            .zip(&after.ports)
+            .all(|(a, b)| same_item(a, b))
+    );
+    assert!(
+        before
+            .domains
+            .iter()
+            .zip(&after.domains)
+            .all(|(a, b)| same_item(a, b))
+    );
 }
 
 fn same_item<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
@@ -226,16 +280,33 @@ fn numbers_stay_and_slots_get_new_generations() {
     let config = |ports: &str| format!("ports: {{{ports}}}\nbridge-domains: {{r: {{}}, s: {{}}}}");
     let port = |p: &str, d: &str| format!("{p}: {{kind: memory, access: {d}}}");
     let mut rig = Rig::default();
-    rig.apply(&config(&[port("a", "r"), port("b", "r"), port("c", "s")].join(", ")));
+    rig.apply(&config(
+        &[port("a", "r"), port("b", "r"), port("c", "s")].join(", "),
+    ));
     let (b, c) = (rig.compiler.port(&name("b")), rig.compiler.port(&name("c")));
-    let places = |rig: &Rig| rig.domain("r").members.iter().map(|m| m.map(|m| (m.port.0, m.generation))).collect::<Vec<_>>();
+    let places = |rig: &Rig| {
+        rig.domain("r")
+            .members
+            .iter()
+            .map(|m| m.map(|m| (m.port.0, m.generation)))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(places(&rig), [Some((0, 0)), Some((1, 0))]);
     let s = rig.domain("s").clone();
     rig.apply(&config(&[port("b", "r"), port("c", "s")].join(", ")));
     assert_eq!(places(&rig), [None, Some((1, 0))]);
-    rig.apply(&config(&[port("b", "r"), port("c", "s"), port("d", "r")].join(", ")));
-    assert_eq!(places(&rig), [Some((3, 1)), Some((1, 0))], "a new generation, and not the number that just became free");
-    assert_eq!((rig.compiler.port(&name("b")), rig.compiler.port(&name("c"))), (b, c));
+    rig.apply(&config(
+        &[port("b", "r"), port("c", "s"), port("d", "r")].join(", "),
+    ));
+    assert_eq!(
+        places(&rig),
+        [Some((3, 1)), Some((1, 0))],
+        "a new generation, and not the number that just became free"
+    );
+    assert_eq!(
+        (rig.compiler.port(&name("b")), rig.compiler.port(&name("c"))),
+        (b, c)
+    );
     assert!(Arc::ptr_eq(&s, rig.domain("s")), "nothing happened there");
     rig.compiler.settle();
     rig.apply(&config(&[port("b", "r"), port("e", "r")].join(", ")));
@@ -246,12 +317,25 @@ fn numbers_stay_and_slots_get_new_generations() {
 fn what_was_not_published_leaves_no_trace() {
     let mut rig = Rig::default();
     rig.apply(OVERLAY);
-    let more = spec(&OVERLAY.replace("access: red", "access: blue").replace("  red:", "  blue: {}\n  red:").replace("{mac: '02:00:00:00:00:05', port: a}, ", ""));
-    rig.compiler.compile(&more, &facts(&more), &rig.tables).expect("it fits");
+    let more = spec(
+        &OVERLAY
+            .replace("access: red", "access: blue")
+            .replace("  red:", "  blue: {}\n  red:")
+            .replace("{mac: '02:00:00:00:00:05', port: a}, ", ""),
+    );
+    rig.compiler
+        .compile(&more, &facts(&more), &rig.tables)
+        .expect("it fits");
     let before = rig.tables.snapshot.clone();
     rig.apply(OVERLAY);
     let after = &rig.tables.snapshot;
-    assert!(before.domains.iter().zip(&after.domains).all(|(a, b)| same_item(a, b)));
+    assert!(
+        before
+            .domains
+            .iter()
+            .zip(&after.domains)
+            .all(|(a, b)| same_item(a, b))
+    );
     assert_eq!(rig.compiler.domain(&name("blue")), None);
 }
 
@@ -274,8 +358,13 @@ fn a_station_by_hand_has_a_tunnel_of_its_own_and_yields_to_the_configuration() {
     let bd = rig.compiler.domain(&name("red")).expect("there");
     let station = |last| rig.tables.stations[&FdbKey::new(bd, mac(last).to_u64())];
     assert!(station(7).manual && !station(5).manual);
-    let Dest::Tunnel(tunnel) = station(7).dest else { panic!("no tunnel") };
-    assert_eq!(rig.compiler.tunnel(tunnel).map(|(_, remote)| remote), Some(remote));
+    let Dest::Tunnel(tunnel) = station(7).dest else {
+        panic!("no tunnel")
+    };
+    assert_eq!(
+        rig.compiler.tunnel(tunnel).map(|(_, remote)| remote),
+        Some(remote)
+    );
     assert_eq!(rig.domain("red").remotes.len(), 1, "nothing is flooded there");
     facts.manual.clear();
     rig.apply_with(&spec, &facts);
@@ -304,10 +393,23 @@ fn with_ten_thousand_domains_one_more_port_rebuilds_one_domain() {
     rig.apply_with(&spec, &facts);
     eprintln!("compiled in {:?}", started.elapsed());
     let after = &rig.tables.snapshot;
-    let domains = before.domains.iter().zip(&after.domains).filter(|(a, b)| !same_item(a, b)).count();
-    let ports = before.ports.iter().zip(&after.ports).filter(|(a, b)| !same_item(a, b)).count();
+    let domains = before
+        .domains
+        .iter()
+        .zip(&after.domains)
+        .filter(|(a, b)| !same_item(a, b))
+        .count();
+    let ports = before
+        .ports
+        .iter()
+        .zip(&after.ports)
+        .filter(|(a, b)| !same_item(a, b))
+        .count();
     assert_eq!((domains, ports), (1, 0));
-    assert_eq!(after.ports.iter().flatten().count(), before.ports.iter().flatten().count() + 1);
+    assert_eq!(
+        after.ports.iter().flatten().count(),
+        before.ports.iter().flatten().count() + 1
+    );
     assert!(same_item(&before.vteps[0], &after.vteps[0]) && same_item(&before.tunnels[0], &after.tunnels[0]));
 }
 
@@ -315,8 +417,15 @@ fn with_ten_thousand_domains_one_more_port_rebuilds_one_domain() {
 fn vnis_come_and_go() {
     let mut rig = Rig::default();
     rig.apply(&big(3, 0));
-    let vni = |rig: &Rig, vni| rig.tables.snapshot.vteps[0].as_ref().and_then(|v| v.vnis.get(Vni::new(vni).expect("24 bits")));
+    let vni = |rig: &Rig, vni| {
+        rig.tables.snapshot.vteps[0]
+            .as_ref()
+            .and_then(|v| v.vnis.get(Vni::new(vni).expect("24 bits")))
+    };
     assert_eq!(vni(&rig, 3), rig.compiler.domain(&name("d2")));
     rig.apply(&big(2, 0));
-    assert_eq!((vni(&rig, 3), vni(&rig, 2)), (None, rig.compiler.domain(&name("d1"))));
+    assert_eq!(
+        (vni(&rig, 3), vni(&rig, 2)),
+        (None, rig.compiler.domain(&name("d1")))
+    );
 }

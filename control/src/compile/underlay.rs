@@ -5,10 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clearway_config::{BridgeDomain, DscpPolicy, Name, Spec, UdpChecksum, Vtep as VtepSpec};
-use clearway_engine::{BdId, OuterDscp, OuterSpec, PortId, Remotes, Rewrite, Tunnel, TunnelId, VniTable, Vtep, VtepId};
+use clearway_engine::{
+    BdId, OuterDscp, OuterSpec, PortId, Remotes, Rewrite, Tunnel, TunnelId, VniTable, Vtep, VtepId,
+};
 use clearway_wire::Vni;
 
 use super::{Compiler, Facts, Path, Tables, TooMany, put};
+
+/// The remotes of each VTEP.
+type Ends = BTreeMap<VtepId, BTreeSet<IpAddr>>;
+/// The VNIs of each VTEP.
+type Segments = BTreeMap<VtepId, BTreeMap<Vni, BdId>>;
 
 /// Bytes of UDP and VXLAN.
 const UDP_VXLAN: u32 = 8 + 8;
@@ -23,13 +30,18 @@ impl Compiler {
     ) -> Result<(), TooMany> {
         let (mut remotes, vnis) = self.overlay(spec);
         for ((domain, _), station) in &facts.manual {
-            let vtep = spec.bridge_domains.get(domain).and_then(|domain| self.vtep_of(spec, domain));
+            let vtep = spec
+                .bridge_domains
+                .get(domain)
+                .and_then(|domain| self.vtep_of(spec, domain));
             if let (Some(vtep), Some(remote)) = (vtep, station.remote) {
                 remotes.entry(vtep).or_default().insert(remote);
             }
         }
         for (name, vtep) in &spec.vteps {
-            let Some(id) = self.vteps.get(name).map(VtepId) else { continue };
+            let Some(id) = self.vteps.get(name).map(VtepId) else {
+                continue;
+            };
             let mut table = Remotes::default();
             for remote in remotes.remove(&id).unwrap_or_default() {
                 let tunnel = self.assign_tunnel(id, remote)?;
@@ -42,12 +54,11 @@ impl Compiler {
     }
 
     /// The remotes and VNIs of each VTEP, as the domains name them.
-    #[allow(clippy::type_complexity)]
-    fn overlay(&self, spec: &Spec) -> (BTreeMap<VtepId, BTreeSet<IpAddr>>, BTreeMap<VtepId, BTreeMap<Vni, BdId>>) {
-        let mut remotes: BTreeMap<VtepId, BTreeSet<IpAddr>> = BTreeMap::new();
-        let mut vnis: BTreeMap<VtepId, BTreeMap<Vni, BdId>> = BTreeMap::new();
+    fn overlay(&self, spec: &Spec) -> (Ends, Segments) {
+        let (mut remotes, mut vnis) = (Ends::new(), Segments::new());
         for (name, domain) in &spec.bridge_domains {
-            let (Some(bd), Some(vni), Some(vtep)) = (self.domain(name), domain.vni, self.vtep_of(spec, domain))
+            let (Some(bd), Some(vni), Some(vtep)) =
+                (self.domain(name), domain.vni, self.vtep_of(spec, domain))
             else {
                 continue;
             };
@@ -93,7 +104,10 @@ impl Compiler {
         (id, name, vtep, remote): (TunnelId, &Name, &VtepSpec, IpAddr),
     ) {
         let port = facts.vteps.get(name).and_then(|vtep| self.port(&vtep.port));
-        let path = facts.paths.get(&(name.clone(), remote)).filter(|_| port.is_some());
+        let path = facts
+            .paths
+            .get(&(name.clone(), remote))
+            .filter(|_| port.is_some());
         let generation = self.tunnel_generations[id.index()];
         let max_inner = max_inner(spec, facts, name, vtep, path);
         let outer = path.map(|path| outer(vtep, remote, path));

@@ -17,11 +17,12 @@ use super::control::{Control, Entry, PortState, close_all, has_service};
 use super::open::{self, OpenError};
 use crate::api::types::{ActionView, ApplyReport, Verb};
 use crate::handle::{ApiError, ErrorCode};
-use crate::reconcile::{Action, Change, plan};
+use crate::reconcile::{Action, Fate, plan};
 
 impl Control {
     pub(super) fn apply(&mut self, spec: Spec, dry_run: bool) -> Result<ApplyReport, ApiError> {
-        spec.validate_on(&self.host_facts).map_err(ApiError::invalid_on_host)?;
+        spec.validate_on(&self.host_facts)
+            .map_err(ApiError::invalid_on_host)?;
         let actions = plan(&self.spec, &spec).map_err(|refused| ApiError::conflict(refused.to_string()))?;
         if !dry_run && !actions.is_empty() {
             let started = Instant::now();
@@ -36,7 +37,11 @@ impl Control {
             changed: !actions.is_empty(),
             dry_run,
             epoch: self.engine.snapshot().epoch,
-            warnings: if dry_run { Vec::new() } else { self.warnings(&actions) },
+            warnings: if dry_run {
+                Vec::new()
+            } else {
+                self.warnings(&actions)
+            },
         })
     }
 
@@ -48,8 +53,13 @@ impl Control {
         });
         touched
             .flat_map(|(name, entry)| {
-                let down = entry.why_down().map(|reason| format!("port {name} is down: {reason}"));
-                let open = entry.opened().map(|open| open.warnings.as_slice()).unwrap_or_default();
+                let down = entry
+                    .why_down()
+                    .map(|reason| format!("port {name} is down: {reason}"));
+                let open = entry
+                    .opened()
+                    .map(|open| open.warnings.as_slice())
+                    .unwrap_or_default();
                 let open = open.iter().map(move |warning| format!("port {name}: {warning}"));
                 down.into_iter().chain(open)
             })
@@ -85,7 +95,10 @@ impl Control {
         let mut result = self.open_all(&spec, &early, &mut fresh);
         if result.is_ok() && !late.is_empty() {
             // These can't be open beside what has their interface now.
-            let blocking = going.iter().chain(&reopened).filter(|name| blocks(&old, &spec, name, &late));
+            let blocking = going
+                .iter()
+                .chain(&reopened)
+                .filter(|name| blocks(&old, &spec, name, &late));
             closed = blocking.cloned().collect();
             for name in &closed {
                 self.shut(name, "it is being opened anew");
@@ -108,13 +121,22 @@ impl Control {
 
     /// The ports to open: those that can be opened at once, and those whose interface is still somebody else's.
     fn order(&self, spec: &Spec, actions: &[Action]) -> (Vec<Name>, Vec<Name>) {
-        let taken: BTreeSet<&str> = self.spec.ports.values().filter_map(|port| port.interface.as_deref()).collect();
+        let taken: BTreeSet<&str> = self
+            .spec
+            .ports
+            .values()
+            .filter_map(|port| port.interface.as_deref())
+            .collect();
         let (mut early, mut late) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::AddPort(name) => {
                     let interface = spec.ports.get(name).and_then(|port| port.interface.as_deref());
-                    let list = if interface.is_some_and(|name| taken.contains(name)) { &mut late } else { &mut early };
+                    let list = if interface.is_some_and(|name| taken.contains(name)) {
+                        &mut late
+                    } else {
+                        &mut early
+                    };
                     list.push(name.clone());
                 }
                 Action::ReopenPort(name, _) => late.push(name.clone()),
@@ -128,14 +150,18 @@ impl Control {
     fn expect<'a>(&mut self, spec: &Spec, names: impl Iterator<Item = &'a Name>) {
         let ports: Vec<_> = names.filter_map(|name| spec.ports.get(name)).collect();
         let host = &mut self.host;
-        let needs = ports.into_iter().filter_map(|port| Some(open::need(host, port).ok()?.0));
+        let needs = ports
+            .into_iter()
+            .filter_map(|port| Some(open::need(host, port).ok()?.0));
         self.groups.expect(needs);
     }
 
     /// Opens ports; nobody polls them yet. What was opened or entered is added to `fresh`, also when one fails.
     fn open_all(&mut self, spec: &Spec, names: &[Name], fresh: &mut Vec<Name>) -> Result<(), DaemonError> {
         for name in names {
-            let Some(port) = spec.ports.get(name) else { continue };
+            let Some(port) = spec.ports.get(name) else {
+                continue;
+            };
             let id = self.compiler.assign_port(name)?;
             let ours = self.ours(spec, name);
             let result = self.opener().open(port, has_service(spec, name), &ours);
@@ -163,7 +189,9 @@ impl Control {
 
     /// Closes a port that stays in the tables.
     fn shut(&mut self, name: &Name, why: &str) {
-        let Some(entry) = self.ports.get_mut(name) else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
         let down = Entry::down(entry.id, why.to_owned()).state;
         if let PortState::Open(open) = std::mem::replace(&mut entry.state, down) {
             self.unplug(name, *open);
@@ -204,14 +232,22 @@ impl Control {
             _ => None,
         });
         for name in moved {
-            let Some(port) = self.spec.ports.get(&name).cloned() else { continue };
-            let Some(entry) = self.ports.get_mut(&name) else { continue };
-            let PortState::Open(open) = &entry.state else { continue };
+            let Some(port) = self.spec.ports.get(&name).cloned() else {
+                continue;
+            };
+            let Some(entry) = self.ports.get_mut(&name) else {
+                continue;
+            };
+            let PortState::Open(open) = &entry.state else {
+                continue;
+            };
             let queues = open.queues.clone();
             let (id, before) = (entry.id, std::mem::take(&mut entry.workers));
             let after = self.assign(&port, &queues);
             for ((queue, from), to) in queues.iter().zip(&before).zip(&after) {
-                if from != to && let Err(error) = self.move_queue(&name, id, *queue, *to) {
+                if from != to
+                    && let Err(error) = self.move_queue(&name, id, *queue, *to)
+                {
                     tracing::error!(port = %name, queue, %error, "the queue was not moved");
                 }
             }
@@ -229,7 +265,10 @@ impl Control {
         to: clearway_engine::WorkerId,
     ) -> Result<(), clearway_engine::EngineError> {
         let homes = self.engine.homes();
-        let home = homes.iter().find(|home| (home.port, home.queue) == (id, queue)).cloned();
+        let home = homes
+            .iter()
+            .find(|home| (home.port, home.queue) == (id, queue))
+            .cloned();
         let Some(io) = self.engine.take_queue(id, queue)? else {
             return Ok(());
         };
@@ -253,15 +292,21 @@ impl Control {
         let mut queues = Vec::new();
         let mut rest = Vec::new();
         for name in names {
-            let Some(entry) = self.ports.remove(name) else { continue };
-            let PortState::Open(mut open) = entry.state else { continue };
+            let Some(entry) = self.ports.remove(name) else {
+                continue;
+            };
+            let PortState::Open(mut open) = entry.state else {
+                continue;
+            };
             if let Some(wire) = open.wire.take() {
                 wire.give_back(&mut self.host);
             }
             for queue in &open.queues {
                 match self.engine.take_queue(entry.id, *queue) {
-                    Ok(io) => queues.extend(io),
-                    Err(error) => tracing::error!(port = %name, queue, %error, "the queue was not given back"),
+                    Ok(io) => queues.extend(io.map(|io| *io)),
+                    Err(error) => {
+                        tracing::error!(port = %name, queue, %error, "the queue was not given back")
+                    }
                 }
             }
             tracing::info!(port = %name, "removed");
@@ -281,7 +326,10 @@ fn blocks(old: &Spec, new: &Spec, name: &Name, late: &[Name]) -> bool {
         port.interface.clone().filter(|_| port.kind == PortKind::AfXdp)
     };
     let has = interface(old, name);
-    late.contains(name) || late.iter().any(|wants| has.is_some() && interface(new, wants) == has)
+    late.contains(name)
+        || late
+            .iter()
+            .any(|wants| has.is_some() && interface(new, wants) == has)
 }
 
 fn view(action: &Action) -> ActionView {
@@ -306,9 +354,9 @@ fn view(action: &Action) -> ActionView {
             detail,
         } => (
             match change {
-                Change::Add => Verb::Add,
-                Change::Change => Verb::Change,
-                Change::Remove => Verb::Remove,
+                Fate::Add => Verb::Add,
+                Fate::Change => Verb::Change,
+                Fate::Remove => Verb::Remove,
             },
             *kind,
             name.clone(),
@@ -333,8 +381,12 @@ mod tests {
 
     #[test]
     fn an_interface_that_goes_to_another_port_blocks_it() {
-        let old = spec("ports: {a: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, access: r}}\nbridge-domains: {r: {}}");
-        let new = spec("ports: {c: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, mode: copy, access: r}}\nbridge-domains: {r: {}}");
+        let old = spec(
+            "ports: {a: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, access: r}}\nbridge-domains: {r: {}}",
+        );
+        let new = spec(
+            "ports: {c: {kind: af-xdp, interface: e0, access: r}, b: {kind: af-xdp, interface: e1, mode: copy, access: r}}\nbridge-domains: {r: {}}",
+        );
         let name = |text: &str| Name::new(text).expect("a name");
         assert!(blocks(&old, &new, &name("a"), &[name("c")]));
         assert!(blocks(&old, &new, &name("b"), &[name("b")]));
@@ -343,9 +395,15 @@ mod tests {
 
     #[test]
     fn a_reopened_port_says_what_it_interrupts() {
-        let action = Action::ReopenPort(Name::new("a").expect("a name"), vec!["mode: auto to copy".to_owned()]);
+        let action = Action::ReopenPort(
+            Name::new("a").expect("a name"),
+            vec!["mode: auto to copy".to_owned()],
+        );
         let view = view(&action);
-        assert_eq!((view.verb, view.kind.as_str(), view.name.as_str()), (Verb::Reopen, "port", "a"));
+        assert_eq!(
+            (view.verb, view.kind.as_str(), view.name.as_str()),
+            (Verb::Reopen, "port", "a")
+        );
         assert_eq!(
             view.detail,
             "its own traffic is interrupted while it is closed and opened anew: mode: auto to copy"

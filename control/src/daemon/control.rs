@@ -177,7 +177,11 @@ impl Control {
     /// Opens all ports of the configuration. One whose interface is missing is waited for later; one that can't be
     /// opened for another reason ends the start.
     pub(super) fn start(&mut self, spec: Spec) -> Result<(), DaemonError> {
-        let wanted = |name: &str| spec.ports.values().any(|port| port.interface.as_deref() == Some(name));
+        let wanted = |name: &str| {
+            spec.ports
+                .values()
+                .any(|port| port.interface.as_deref() == Some(name))
+        };
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
@@ -295,9 +299,13 @@ impl Control {
     }
 
     fn link_changed(&mut self, name: &Name, now: &LinkState) {
-        let Some(entry) = self.ports.get_mut(name) else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
         match &mut entry.state {
-            PortState::Down { retry_at, backoff, .. } if now.up => {
+            PortState::Down {
+                retry_at, backoff, ..
+            } if now.up => {
                 *retry_at = Instant::now();
                 *backoff = FIRST_RETRY;
             }
@@ -305,7 +313,10 @@ impl Control {
             PortState::Open(open) => {
                 let Some(wire) = open.wire.as_mut() else { return };
                 if wire.state.ifindex != now.ifindex || !now.up {
-                    let reason = format!("interface {0} is down; waiting for it (`ip link set {0} up`)", now.name);
+                    let reason = format!(
+                        "interface {0} is down; waiting for it (`ip link set {0} up`)",
+                        now.name
+                    );
                     return self.take_down(name, &OpenError::Wait(reason));
                 }
                 if wire.state.carrier != now.carrier {
@@ -337,7 +348,9 @@ impl Control {
 
     /// Closes an open port that does not work any more; it is tried again by and by.
     pub(super) fn take_down(&mut self, name: &Name, why: &OpenError) {
-        let Some(entry) = self.ports.get_mut(name) else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
         if matches!(entry.state, PortState::Down { .. }) {
             return;
         }
@@ -361,7 +374,9 @@ impl Control {
         if let Some(wire) = open.wire.take() {
             wire.give_back(&mut self.host);
         }
-        let Some(entry) = self.ports.get_mut(name) else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
         let queues = std::mem::take(&mut open.queues);
         for queue in &queues {
             match self.engine.take_queue(entry.id, *queue) {
@@ -374,7 +389,8 @@ impl Control {
         // A fault of a queue that is gone must not be taken for one of its successor.
         let id = entry.id;
         let stale = |event: &QueueEvent| matches!(event, QueueEvent::Fault { port, .. } if *port == id);
-        self.unread.extend(self.engine.events().into_iter().filter(|event| !stale(event)));
+        self.unread
+            .extend(self.engine.events().into_iter().filter(|event| !stale(event)));
         open.queues = queues;
         self.opener().close(open);
     }
@@ -399,7 +415,9 @@ impl Control {
     }
 
     fn still_down(&mut self, name: &Name, error: &OpenError) {
-        let Some(entry) = self.ports.get_mut(name) else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
         if let PortState::Down {
             reason,
             retry_at,
@@ -427,8 +445,12 @@ impl Control {
 
     /// Has workers poll a port that was installed.
     pub(super) fn plug(&mut self, name: &Name) {
-        let Some(entry) = self.ports.get_mut(name) else { return };
-        let PortState::Open(open) = &mut entry.state else { return };
+        let Some(entry) = self.ports.get_mut(name) else {
+            return;
+        };
+        let PortState::Open(open) = &mut entry.state else {
+            return;
+        };
         for (queue, io, region) in std::mem::take(&mut open.pending) {
             let at = open.queues.iter().position(|q| *q == queue).unwrap_or(0);
             let worker = entry.workers.get(at).copied().unwrap_or_default();
@@ -526,10 +548,19 @@ impl Control {
     fn steer(&mut self, spec: &Spec) {
         let names: Vec<_> = self.ports.keys().cloned().collect();
         for name in names {
-            let Some(port) = spec.ports.get(&name) else { continue };
+            let Some(port) = spec.ports.get(&name) else {
+                continue;
+            };
             let ours = self.ours(spec, &name);
-            let Some(entry) = self.ports.get_mut(&name) else { continue };
-            let same = entry.ours == ours && self.spec.ports.get(&name).is_none_or(|old| old.steering == port.steering);
+            let Some(entry) = self.ports.get_mut(&name) else {
+                continue;
+            };
+            let same = entry.ours == ours
+                && self
+                    .spec
+                    .ports
+                    .get(&name)
+                    .is_none_or(|old| old.steering == port.steering);
             if same {
                 continue;
             }
@@ -577,7 +608,7 @@ impl Control {
         }
         let events = self.engine.stop()?;
         let queues = events.into_iter().filter_map(|event| match event {
-            QueueEvent::Retired { io, .. } => Some(io),
+            QueueEvent::Retired { io, .. } => Some(*io),
             QueueEvent::Fault { .. } => None,
         });
         close_all(queues.collect());
@@ -632,13 +663,16 @@ fn spread(busy: &mut [u32], port: &Port, queues: &[u16]) -> Vec<WorkerId> {
 pub(super) fn has_service(spec: &Spec, name: &Name) -> bool {
     let layer_2 = |port: &Port| port.service() != clearway_config::Service::None;
     spec.ports.get(name).is_some_and(layer_2)
-        || spec.cross_connects.iter().any(|pair| pair.0 == *name || pair.1 == *name)
+        || spec
+            .cross_connects
+            .iter()
+            .any(|pair| pair.0 == *name || pair.1 == *name)
 }
 
 /// Closing a socket waits for the network stack to let go of it; many at a time wait together.
-pub(super) fn close_all(queues: Vec<Box<AnyPort>>) {
+pub(super) fn close_all(queues: Vec<AnyPort>) {
     const THREADS: usize = 16;
-    let mut shares: Vec<Vec<Box<AnyPort>>> = (0..THREADS).map(|_| Vec::new()).collect();
+    let mut shares: Vec<Vec<AnyPort>> = (0..THREADS).map(|_| Vec::new()).collect();
     for (at, queue) in queues.into_iter().enumerate() {
         shares[at % THREADS].push(queue);
     }
@@ -651,8 +685,14 @@ pub(super) fn close_all(queues: Vec<Box<AnyPort>>) {
 
 fn log_leftover(leftover: &Leftover) {
     match leftover {
-        Leftover::Kept(name) => tracing::info!(interface = name, "taken over from a daemon that ended without giving it back"),
-        Leftover::Restored(name) => tracing::info!(interface = name, "given back for a daemon that ended without doing so"),
+        Leftover::Kept(name) => tracing::info!(
+            interface = name,
+            "taken over from a daemon that ended without giving it back"
+        ),
+        Leftover::Restored(name) => tracing::info!(
+            interface = name,
+            "given back for a daemon that ended without doing so"
+        ),
         Leftover::Dropped(name) => tracing::info!(interface = name, "is gone; its journal was dropped"),
         Leftover::Failed(name, errors) => {
             for error in errors {
@@ -670,13 +710,19 @@ mod tests {
     fn queues_go_to_the_idlest_worker_unless_told_otherwise() {
         let mut port = Port::af_xdp("e0");
         assert_eq!(
-            spread(&mut [2, 0, 1], &port, &[0, 1, 2, 3]).iter().map(|w| w.0).collect::<Vec<_>>(),
+            spread(&mut [2, 0, 1], &port, &[0, 1, 2, 3])
+                .iter()
+                .map(|w| w.0)
+                .collect::<Vec<_>>(),
             [1, 1, 2, 0]
         );
         port.workers.insert(1, 0);
         port.workers.insert(2, 9);
         assert_eq!(
-            spread(&mut [5, 0], &port, &[0, 1, 2]).iter().map(|w| w.0).collect::<Vec<_>>(),
+            spread(&mut [5, 0], &port, &[0, 1, 2])
+                .iter()
+                .map(|w| w.0)
+                .collect::<Vec<_>>(),
             [1, 0, 1]
         );
     }

@@ -85,7 +85,11 @@ pub(super) struct Need {
 impl Need {
     fn chunk_size(&self) -> u32 {
         // A frame that does not fit one chunk comes in several: possible, but slower.
-        if self.mtu + L2 + HEADROOM <= 2048 { 2048 } else { 4096 }
+        if self.mtu + L2 + HEADROOM <= 2048 {
+            2048
+        } else {
+            4096
+        }
     }
 }
 
@@ -242,7 +246,12 @@ impl Groups {
     }
 
     /// A port has left; the last one takes the group with it.
-    pub(super) fn leave(&mut self, engine: &mut Engine, place: &Place, queues: usize) -> Result<(), EngineError> {
+    pub(super) fn leave(
+        &mut self,
+        engine: &mut Engine,
+        place: &Place,
+        queues: usize,
+    ) -> Result<(), EngineError> {
         self.queues = self.queues.saturating_sub(queues);
         let Some(group) = self.groups.get_mut(&place.group) else {
             return Ok(());
@@ -316,13 +325,19 @@ mod tests {
             .map(|_| groups.enter(&mut engine, &pod(1500)).expect("memory"))
             .collect();
         let first = places[0].group;
-        assert_eq!(places.iter().filter(|place| place.group == first).count(), POD_GROUP);
+        assert_eq!(
+            places.iter().filter(|place| place.group == first).count(),
+            POD_GROUP
+        );
         assert_eq!(groups.groups.len(), 2);
         groups.leave(&mut engine, &places[8], 1).expect("alive");
         assert_eq!(groups.groups.len(), 1);
         // Room that was given back is given out again.
         groups.leave(&mut engine, &places[3], 1).expect("alive");
-        assert_eq!(groups.enter(&mut engine, &pod(1500)).expect("memory").group, first);
+        assert_eq!(
+            groups.enter(&mut engine, &pod(1500)).expect("memory").group,
+            first
+        );
     }
 
     #[test]

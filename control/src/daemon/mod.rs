@@ -116,7 +116,12 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let _signals = signals::listen(send.clone())?;
     let cores = allowed_cores();
     let facts = HostFacts {
-        cores: Some(cores.iter().filter_map(|core| u16::try_from(*core).ok()).collect()),
+        cores: Some(
+            cores
+                .iter()
+                .filter_map(|core| u16::try_from(*core).ok())
+                .collect(),
+        ),
     };
     spec.validate_on(&facts).map_err(DaemonError::Spec)?;
     let server = Server::bind(&socket)?;
@@ -156,11 +161,21 @@ fn allowed_cores() -> Vec<usize> {
 /// else?); else one, on the last core, far from core 0 where interrupts and housekeeping are.
 fn worker_cores(spec: &Spec, allowed: &[usize]) -> Vec<usize> {
     if !spec.engine.workers.is_empty() {
-        return spec.engine.workers.iter().map(|worker| usize::from(worker.core)).collect();
+        return spec
+            .engine
+            .workers
+            .iter()
+            .map(|worker| usize::from(worker.core))
+            .collect();
     }
     let isolated = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
     let isolated = cores_in(isolated.trim());
-    let ours: Vec<_> = allowed.iter().copied().filter(|core| isolated.contains(core)).take(64).collect();
+    let ours: Vec<_> = allowed
+        .iter()
+        .copied()
+        .filter(|core| isolated.contains(core))
+        .take(64)
+        .collect();
     if ours.is_empty() {
         vec![allowed.last().copied().unwrap_or(0)]
     } else {
@@ -191,7 +206,10 @@ mod tests {
     fn workers_go_where_they_are_told() {
         let mut spec = Spec::default();
         assert_eq!(worker_cores(&spec, &[0, 1, 5]).len(), 1);
-        spec.engine.workers = vec![clearway_config::Worker { core: 1 }, clearway_config::Worker { core: 0 }];
+        spec.engine.workers = vec![
+            clearway_config::Worker { core: 1 },
+            clearway_config::Worker { core: 0 },
+        ];
         assert_eq!(worker_cores(&spec, &[0, 1, 5]), [1, 0]);
         assert_eq!(cores_in("0-2,8"), [0, 1, 2, 8]);
         assert_eq!(cores_in(""), Vec::<usize>::new());

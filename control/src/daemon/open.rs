@@ -9,17 +9,20 @@
 //! ([`OpenError::Wait`]) or somebody has to do something.
 
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Queues, Steering as Wish, XdpMode};
+use clearway_config::{
+    BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Queues, Steering as Wish, XdpMode,
+};
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
-    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
+    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError,
+    memory_port,
 };
 
 use super::groups::{GroupError, Groups, Kind, Need, Place};
-use crate::host::links::{Hardware, Link, LinkState};
+use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
 use crate::host::restore::Changes;
@@ -55,7 +58,9 @@ impl OpenError {
 impl From<HostError> for OpenError {
     fn from(error: HostError) -> Self {
         match &error {
-            HostError::NoInterface(name) => Self::Wait(format!("interface {name} does not exist; waiting for it")),
+            HostError::NoInterface(name) => {
+                Self::Wait(format!("interface {name} does not exist; waiting for it"))
+            }
             HostError::Kernel { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
                 Self::Wait(error.to_string())
             }
@@ -163,6 +168,16 @@ fn steering(port: &Port) -> Steering {
     }
 }
 
+/// An interface that is ready, with our program on it.
+struct Attached {
+    program: XdpProgram,
+    mode: AttachMode,
+    warnings: Vec<String>,
+    /// A veth's peer may leave checksums unfinished.
+    unfinished: bool,
+    promiscuous: Option<Promiscuous>,
+}
+
 /// Whatever opening needs.
 pub(super) struct Opener<'a> {
     pub(super) host: &'a mut Host,
@@ -172,8 +187,14 @@ pub(super) struct Opener<'a> {
     pub(super) idle: Idle,
 }
 
-/// What a port will need, as far as the host can tell before it is opened.
-pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<(Link, Hardware, Vec<u16>)>), OpenError> {
+/// The interface of a port, and which of its queues are ours.
+pub(super) struct Found {
+    link: Link,
+    queues: Vec<u16>,
+}
+
+/// What a port will need, as far as the host can tell before it is opened; and its interface, if it has one.
+pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>), OpenError> {
     let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
         let queues = usize::from(port.kind == PortKind::Pcapng);
         let need = Need {
@@ -219,7 +240,7 @@ pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<(Link, 
         frames: port.frames,
         mtu: link.mtu,
     };
-    Ok((need, Some((link, hardware, queues))))
+    Ok((need, Some(Found { link, queues })))
 }
 
 impl Opener<'_> {
@@ -234,7 +255,7 @@ impl Opener<'_> {
 
     fn af_xdp(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
         let (need, found) = need(self.host, port)?;
-        let Some((link, _, queues)) = found else {
+        let Some(Found { link, queues }) = found else {
             return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
         };
         if !link.up {
@@ -248,19 +269,23 @@ impl Opener<'_> {
             index: link.ifindex.0,
         };
         let mut changes = Changes::begin(self.state_dir, self.host, &link)?;
-        let result = self.on_interface(port, &link, &interface, &mut changes, (&need, &queues, has_service, ours));
+        let result = self.on_interface(
+            port,
+            &link,
+            &interface,
+            &mut changes,
+            (&need, &queues, has_service, ours),
+        );
         match result {
-            Ok(mut open) => {
-                if let Some((program, promiscuous)) = open.1 {
-                    open.0.wire = Some(Wire {
-                        state: link.state(),
-                        program,
-                        changes,
-                        _promiscuous: promiscuous,
-                    });
-                }
-                Ok(open.0)
-            }
+            Ok((open, program, promiscuous)) => Ok(Open {
+                wire: Some(Wire {
+                    state: link.state(),
+                    program,
+                    changes,
+                    _promiscuous: promiscuous,
+                }),
+                ..open
+            }),
             Err(error) => {
                 give_back(self.host, changes, &link.name);
                 Err(error)
@@ -268,7 +293,6 @@ impl Opener<'_> {
         }
     }
 
-    #[allow(clippy::type_complexity)]
     fn on_interface(
         &mut self,
         port: &Port,
@@ -276,9 +300,13 @@ impl Opener<'_> {
         interface: &Interface,
         changes: &mut Changes,
         (need, queues, has_service, ours): (&Need, &[u16], bool, &Ours),
-    ) -> Result<(Open, Option<(XdpProgram, Option<Promiscuous>)>), OpenError> {
+    ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
         // Asking what program it is costs a listing of all interfaces; that there is one, the link says.
-        let program = if link.xdp.is_empty() { None } else { XdpProgram::on_interface(interface)? };
+        let program = if link.xdp.is_empty() {
+            None
+        } else {
+            XdpProgram::on_interface(interface)?
+        };
         if let Some(program) = program.filter(|_| !port.replace) {
             let interface = interface.name.clone();
             return Err(XdpError::Foreign { interface, program }.into());
@@ -291,8 +319,20 @@ impl Opener<'_> {
                 tracing::error!(%error, "frame memory was not freed");
             }
         };
-        let attached = self.attach(port, link, interface, changes, (&sockets, busy_poll, has_service, ours));
-        let (program, mode, warnings, unfinished, promiscuous) = match attached {
+        let attached = self.attach(
+            port,
+            link,
+            interface,
+            changes,
+            (&sockets, busy_poll, has_service, ours),
+        );
+        let Attached {
+            program,
+            mode,
+            warnings,
+            unfinished,
+            promiscuous,
+        } = match attached {
             Ok(attached) => attached,
             Err(error) => {
                 undo(self, sockets);
@@ -320,7 +360,7 @@ impl Opener<'_> {
                 .collect(),
             _peer: None,
         };
-        Ok((open, Some((program, promiscuous))))
+        Ok((open, program, promiscuous))
     }
 
     fn busy_poll(&self, port: &Port, link: &Link) -> Option<BusyPoll> {
@@ -383,7 +423,6 @@ impl Opener<'_> {
     }
 
     /// Makes the interface ready and attaches the program.
-    #[allow(clippy::type_complexity)]
     fn attach(
         &mut self,
         port: &Port,
@@ -391,11 +430,14 @@ impl Opener<'_> {
         interface: &Interface,
         changes: &mut Changes,
         (sockets, busy_poll, has_service, ours): (&[(u16, AfXdpPort)], Option<BusyPoll>, bool, &Ours),
-    ) -> Result<(XdpProgram, AttachMode, Vec<String>, bool, Option<Promiscuous>), OpenError> {
+    ) -> Result<Attached, OpenError> {
         let found = offload::prepare(self.host, changes, link)?;
-        let unfinished = found
-            .iter()
-            .any(|w| matches!(w, offload::Warning::PeerNotFound { .. } | offload::Warning::PeerRefused { .. }));
+        let unfinished = found.iter().any(|w| {
+            matches!(
+                w,
+                offload::Warning::PeerNotFound { .. } | offload::Warning::PeerRefused { .. }
+            )
+        });
         let mut warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
         if busy_poll.is_some()
             && let Err(error) = changes.set_napi_knobs(self.host, NapiKnobs::BUSY_POLL)
@@ -418,14 +460,20 @@ impl Opener<'_> {
         // A NIC drops what is not for its own address; a veth has no such filter.
         let bridges = has_service && link.kind.as_deref() != Some("veth");
         let promiscuous = bridges.then(|| Promiscuous::hold(link.ifindex)).transpose()?;
-        Ok((program, mode, warnings, unfinished, promiscuous))
+        Ok(Attached {
+            program,
+            mode,
+            warnings,
+            unfinished,
+            promiscuous,
+        })
     }
 
     fn pcapng(&mut self, port: &Port) -> Result<Open, OpenError> {
         let (need, _) = need(self.host, port)?;
         let place = self.groups.enter(self.engine, &need)?;
         let config = PcapngConfig {
-            input: port.read.clone().map(PathBuf::from),
+            input: port.read.clone(),
             output: port.write.clone(),
             repeat: port.repeat,
             rate: port.rate.and_then(|rate| NonZeroU64::new(rate.into())),
@@ -484,8 +532,9 @@ fn give_back(host: &mut Host, changes: Changes, interface: &str) {
 }
 
 fn memory() -> Result<Open, OpenError> {
-    let (port, peer) = memory_port(MEMORY_RING)
-        .map_err(|error| OpenError::Fatal(format!("making a memory port failed: {error}; raise `ulimit -n`")))?;
+    let (port, peer) = memory_port(MEMORY_RING).map_err(|error| {
+        OpenError::Fatal(format!("making a memory port failed: {error}; raise `ulimit -n`"))
+    })?;
     Ok(Open {
         pending: vec![(0, AnyPort::Memory(port), None)],
         _peer: Some(peer),

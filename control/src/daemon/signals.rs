@@ -71,7 +71,10 @@ impl Poller {
 
 fn run(watched: &[OwnedFd], to: &Sender<Message>, wait: &Receiver<()>) {
     loop {
-        let mut fds: Vec<_> = watched.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<_> = watched
+            .iter()
+            .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+            .collect();
         // An interrupted wait is as good as nothing there.
         if poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;

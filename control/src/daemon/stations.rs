@@ -22,7 +22,8 @@ impl Control {
         }
         for (key, station) in &tables.stations {
             let before = self.tables.stations.get(key);
-            let same = before.is_some_and(|old| (old.dest, old.generation) == (station.dest, station.generation));
+            let same =
+                before.is_some_and(|old| (old.dest, old.generation) == (station.dest, station.generation));
             if !same && !fdb.set_static(*key, station.dest, station.generation) {
                 tracing::error!(
                     mac = %MacAddr::from_u64(key.mac()),
@@ -46,14 +47,19 @@ impl Control {
         let bd = match &filter.bridge_domain {
             None => None,
             Some(name) => {
-                let id = self.compiler.domain(name).filter(|_| self.spec.bridge_domains.contains_key(name));
+                let id = self
+                    .compiler
+                    .domain(name)
+                    .filter(|_| self.spec.bridge_domains.contains_key(name));
                 Some(id.ok_or_else(|| no_domain(name))?)
             }
         };
         let port = match &filter.port {
             None => None,
             Some(name) => Some(self.compiler.port(name).ok_or_else(|| {
-                ApiError::not_found(format!("there is no port {name}; `clearway get ports` lists them"))
+                ApiError::not_found(format!(
+                    "there is no port {name}; `clearway get ports` lists them"
+                ))
             })?),
         };
         let snapshot = self.engine.snapshot();
@@ -86,7 +92,12 @@ impl Control {
         })
     }
 
-    pub(super) fn fdb_add(&mut self, domain: &Name, mac: MacAddr, place: &FdbAdd) -> Result<FdbView, ApiError> {
+    pub(super) fn fdb_add(
+        &mut self,
+        domain: &Name,
+        mac: MacAddr,
+        place: &FdbAdd,
+    ) -> Result<FdbView, ApiError> {
         let bd = self.existing_domain(domain)?;
         if !mac.is_unicast() || mac.is_zero() {
             return Err(ApiError::new(
@@ -95,7 +106,12 @@ impl Control {
             ));
         }
         let key = FdbKey::new(bd, mac.to_u64());
-        if self.tables.stations.get(&key).is_some_and(|station| !station.manual) {
+        if self
+            .tables
+            .stations
+            .get(&key)
+            .is_some_and(|station| !station.manual)
+        {
             return Err(in_the_configuration(domain, mac));
         }
         let station = self.station(domain, mac, place)?;
@@ -105,7 +121,9 @@ impl Control {
         if self.tables.stations.contains_key(&key) {
             let found = self.engine.fdb().get(key).map(|entry| self.fdb_view(key, &entry));
             return found.ok_or_else(|| {
-                ApiError::conflict("no slot is free in the forwarding database: raise engine.fdb-capacity and restart")
+                ApiError::conflict(
+                    "no slot is free in the forwarding database: raise engine.fdb-capacity and restart",
+                )
             });
         }
         match before {
@@ -126,17 +144,24 @@ impl Control {
             Some(name) => {
                 let found = self.spec.ports.keys().find(|port| port.as_str() == name);
                 Some(found.cloned().ok_or_else(|| {
-                    ApiError::not_found(format!("there is no port {name}; `clearway get ports` lists them"))
+                    ApiError::not_found(format!(
+                        "there is no port {name}; `clearway get ports` lists them"
+                    ))
                 })?)
             }
         };
         let vlan = match place.vlan {
             None => None,
-            Some(vlan) => Some(Vid::new(vlan).ok_or_else(|| bad(format!("{vlan} is no VLAN id: 1 to 4094")))?),
+            Some(vlan) => {
+                Some(Vid::new(vlan).ok_or_else(|| bad(format!("{vlan} is no VLAN id: 1 to 4094")))?)
+            }
         };
         if let (Some(remote), Some(vtep)) = (
             place.remote,
-            self.spec.bridge_domains.get(domain).and_then(|domain| self.spec.vtep_of(domain)),
+            self.spec
+                .bridge_domains
+                .get(domain)
+                .and_then(|domain| self.spec.vtep_of(domain)),
         ) && remote.is_ipv4() != vtep.1.local.is_ipv4()
         {
             return Err(bad(format!(

@@ -69,7 +69,11 @@ impl Underlay {
     }
 
     /// A tunnel's next hop and the port that leads there, or why it can't be used.
-    pub(super) fn tunnel(&self, vtep: &Name, remote: IpAddr) -> (Option<&NextHop>, Option<&Name>, Option<String>) {
+    pub(super) fn tunnel(
+        &self,
+        vtep: &Name,
+        remote: IpAddr,
+    ) -> (Option<&NextHop>, Option<&Name>, Option<String>) {
         let found = match self.vteps.get(vtep) {
             Some(Ok(found)) => found,
             Some(Err(reason)) => return (None, None, Some(reason.clone())),
@@ -79,7 +83,11 @@ impl Underlay {
         match self.ends.get(&end) {
             Some((_, Ok(hop))) => (Some(hop), Some(&found.port), self.detours.get(&end).cloned()),
             Some((_, Err(reason))) => (None, Some(&found.port), Some(reason.to_string())),
-            None => (None, Some(&found.port), Some("its next hop is not known".to_owned())),
+            None => (
+                None,
+                Some(&found.port),
+                Some("its next hop is not known".to_owned()),
+            ),
         }
     }
 
@@ -173,7 +181,11 @@ impl Control {
             let (Some(Ok(vtep)), Ok(hop)) = (self.underlay.vteps.get(&end.0), resolution) else {
                 continue;
             };
-            let Some(interface) = spec.ports.get(&vtep.port).and_then(|port| port.interface.as_deref()) else {
+            let Some(interface) = spec
+                .ports
+                .get(&vtep.port)
+                .and_then(|port| port.interface.as_deref())
+            else {
                 continue;
             };
             if leads_through(&mut self.host, hop, interface) {
@@ -223,7 +235,10 @@ impl Control {
             })?,
         };
         // An address on the loopback interface or a bridge: frames come for the port's own address then.
-        let own = owner.as_ref().and_then(|link| link.mac).filter(|mac| !mac.is_zero());
+        let own = owner
+            .as_ref()
+            .and_then(|link| link.mac)
+            .filter(|mac| !mac.is_zero());
         let entry = self.ports.get(&port);
         let state = entry.and_then(|entry| entry.link());
         let mac = own.or_else(|| state.and_then(|link| link.mac));
@@ -237,12 +252,20 @@ impl Control {
     /// The port of an interface, or of the one that it stands upon (a VLAN's parent).
     fn port_of(&mut self, spec: &Spec, link: &Link) -> Option<Name> {
         let has = |name: &str| {
-            let port = spec.ports.iter().find(|(_, port)| port.interface.as_deref() == Some(name));
+            let port = spec
+                .ports
+                .iter()
+                .find(|(_, port)| port.interface.as_deref() == Some(name));
             port.map(|(name, _)| name.clone())
         };
         has(&link.name).or_else(|| {
             let lower = link.lower.filter(|_| link.lower_netnsid.is_none())?;
-            let lower = self.host.links().ok()?.into_iter().find(|other| other.ifindex == lower)?;
+            let lower = self
+                .host
+                .links()
+                .ok()?
+                .into_iter()
+                .find(|other| other.ifindex == lower)?;
             has(&lower.name)
         })
     }
@@ -264,14 +287,19 @@ fn leads_through(host: &mut crate::host::Host, hop: &NextHop, interface: &str) -
 fn ends(spec: &Spec, facts: &Facts) -> BTreeSet<End> {
     let mut ends = BTreeSet::new();
     for domain in spec.bridge_domains.values() {
-        let Some((vtep, _)) = spec.vtep_of(domain) else { continue };
+        let Some((vtep, _)) = spec.vtep_of(domain) else {
+            continue;
+        };
         let stations = domain.statics.iter().filter_map(|station| station.remote);
         for remote in domain.remotes.iter().copied().chain(stations) {
             ends.insert((vtep.clone(), remote));
         }
     }
     for ((domain, _), station) in &facts.manual {
-        let vtep = spec.bridge_domains.get(domain).and_then(|domain| spec.vtep_of(domain));
+        let vtep = spec
+            .bridge_domains
+            .get(domain)
+            .and_then(|domain| spec.vtep_of(domain));
         if let (Some((vtep, _)), Some(remote)) = (vtep, station.remote) {
             ends.insert((vtep.clone(), remote));
         }

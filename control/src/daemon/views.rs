@@ -35,7 +35,9 @@ impl Control {
             state: if reason.is_none() { State::Up } else { State::Down },
             reason,
             mode: open.and_then(|open| open.mode).map(str::to_owned),
-            backing: place.and_then(|place| self.groups.backing(place)).map(str::to_owned),
+            backing: place
+                .and_then(|place| self.groups.backing(place))
+                .map(str::to_owned),
             umem_group: place.map(|place| place.group.to_string()),
             queues: queues
                 .iter()
@@ -64,26 +66,30 @@ impl Control {
             clearway_config::Idle::Adaptive => "adaptive",
             clearway_config::Idle::Spin => "spin",
         };
-        let view = |((report, ledger), load): ((clearway_engine::WorkerReport, &Ledger), &super::control::Load)| {
-            let mut queues: BTreeMap<String, Vec<u16>> = BTreeMap::new();
-            for home in self.engine.homes().iter().filter(|home| home.worker == report.id) {
-                let name = self.compiler.port_name(home.port).map(ToString::to_string);
-                queues.entry(name.unwrap_or_default()).or_default().push(home.queue);
-            }
-            WorkerView {
-                id: report.id.0,
-                core: report.core.and_then(|core| u32::try_from(core).ok()),
-                idle: idle.to_owned(),
-                load_percent: load.percent,
-                turns: report.turns,
-                sleeps: report.sleeps,
-                sleeping: report.sleeping,
-                queues,
-                received: ledger.received,
-                handed_out: ledger.handed_out,
-                epoch: report.epoch,
-            }
-        };
+        let view =
+            |((report, ledger), load): ((clearway_engine::WorkerReport, &Ledger), &super::control::Load)| {
+                let mut queues: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+                for home in self.engine.homes().iter().filter(|home| home.worker == report.id) {
+                    let name = self.compiler.port_name(home.port).map(ToString::to_string);
+                    queues
+                        .entry(name.unwrap_or_default())
+                        .or_default()
+                        .push(home.queue);
+                }
+                WorkerView {
+                    id: report.id.0,
+                    core: report.core.and_then(|core| u32::try_from(core).ok()),
+                    idle: idle.to_owned(),
+                    load_percent: load.percent,
+                    turns: report.turns,
+                    sleeps: report.sleeps,
+                    sleeping: report.sleeping,
+                    queues,
+                    received: ledger.received,
+                    handed_out: ledger.handed_out,
+                    epoch: report.epoch,
+                }
+            };
         let reports = self.engine.reports().into_iter();
         Ok(reports.zip(&ledgers).zip(&self.loads).map(view).collect())
     }
@@ -133,7 +139,10 @@ impl Control {
 
     pub(super) fn fdb_views(&self, filter: &FdbFilter) -> Result<Vec<FdbView>, ApiError> {
         let entries = self.entries(filter)?;
-        let mut views: Vec<_> = entries.iter().map(|(key, entry)| self.fdb_view(*key, entry)).collect();
+        let mut views: Vec<_> = entries
+            .iter()
+            .map(|(key, entry)| self.fdb_view(*key, entry))
+            .collect();
         views.sort_by(|a, b| (&a.bridge_domain, a.mac.0).cmp(&(&b.bridge_domain, b.mac.0)));
         Ok(views)
     }
@@ -143,8 +152,11 @@ impl Control {
         match entry.dest {
             Dest::Member(id) => {
                 // The member's own table decides: its slot may have been given to another since.
-                let member: Option<&Member> = self.tables.snapshot.domain(key.bd()).and_then(|d| d.member(id));
-                port = member.and_then(|member| self.compiler.port_name(member.port)).map(ToString::to_string);
+                let member: Option<&Member> =
+                    self.tables.snapshot.domain(key.bd()).and_then(|d| d.member(id));
+                port = member
+                    .and_then(|member| self.compiler.port_name(member.port))
+                    .map(ToString::to_string);
                 vlan = self.compiler.member(key.bd(), id).and_then(|(_, key)| key.text());
             }
             Dest::Tunnel(id) => remote = self.compiler.tunnel(id).map(|(_, remote)| remote),
@@ -158,7 +170,11 @@ impl Control {
         let age = self.engine.now_s().wrapping_sub(entry.seen);
         let age = if age > u16::MAX - 2 { 0 } else { age };
         FdbView {
-            bridge_domain: self.compiler.domain_name(key.bd()).map(ToString::to_string).unwrap_or_default(),
+            bridge_domain: self
+                .compiler
+                .domain_name(key.bd())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             mac: MacAddr::from_u64(key.mac()),
             port,
             vlan,
@@ -176,7 +192,10 @@ impl Control {
             };
             let stations = domain.statics.iter().filter_map(|station| station.remote);
             for remote in domain.remotes.iter().copied().chain(stations) {
-                users.entry((vtep, remote)).or_default().insert(name.to_string(), vni.get());
+                users
+                    .entry((vtep, remote))
+                    .or_default()
+                    .insert(name.to_string(), vni.get());
             }
         }
         let mut views: Vec<_> = self
@@ -233,7 +252,9 @@ impl Control {
                 ports,
             }
         };
-        let occurred = DropReason::ALL.into_iter().filter(|reason| sum.drops[*reason as usize] > 0);
+        let occurred = DropReason::ALL
+            .into_iter()
+            .filter(|reason| sum.drops[*reason as usize] > 0);
         let mut drops: Vec<_> = occurred.map(view).collect();
         drops.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
         Ok(DropsView {
@@ -255,7 +276,11 @@ impl Control {
     }
 
     pub(super) fn health(&self) -> HealthView {
-        let up = self.ports.values().filter(|entry| entry.why_down().is_none()).count();
+        let up = self
+            .ports
+            .values()
+            .filter(|entry| entry.why_down().is_none())
+            .count();
         HealthView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

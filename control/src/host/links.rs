@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+#[cfg(test)]
 use std::time::Duration;
 
 use clearway_wire::MacAddr;
@@ -471,6 +472,7 @@ impl LinkWatch {
         Ok(out)
     }
 
+    #[cfg(test)]
     /// Waits for something to happen, at most this long.
     pub(crate) fn wait(&mut self, timeout: Duration) -> Result<Vec<LinkEvent>, HostError> {
         wait_readable(self.events.as_fd(), timeout);
@@ -540,6 +542,7 @@ impl AsFd for LinkWatch {
     }
 }
 
+#[cfg(test)]
 /// Waits until a descriptor is readable; a signal ends the wait early, which callers cannot tell from a timeout.
 pub(super) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

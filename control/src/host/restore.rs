@@ -120,6 +120,7 @@ impl Changes {
         host.set_features(&self.link, &wanted)
     }
 
+    #[cfg(test)]
     /// Turns one feature of the interface on or off, by the kernel's name.
     pub(crate) fn set_feature(&mut self, host: &mut Host, name: &str, on: bool) -> Result<(), HostError> {
         self.set_features(host, &[(name, on)])
@@ -152,6 +153,7 @@ impl Changes {
         host.set_napi_knobs(&self.link, knobs)
     }
 
+    #[cfg(test)]
     /// Has kernel threads poll the interface, or not.
     pub(crate) fn set_napi_threaded(&mut self, host: &mut Host, threaded: bool) -> Result<(), HostError> {
         let now = host.napi_threaded(&self.link)?;
@@ -164,6 +166,7 @@ impl Changes {
         host.set_napi_threaded(&self.link, u64::from(threaded))
     }
 
+    #[cfg(test)]
     /// Sets the MTU.
     pub(crate) fn set_mtu(&mut self, host: &mut Host, mtu: u32) -> Result<(), HostError> {
         let now = self.current(host)?.mtu;
@@ -176,6 +179,7 @@ impl Changes {
         host.set_mtu(self.link.ifindex, mtu)
     }
 
+    #[cfg(test)]
     /// Sets the MAC address.
     pub(crate) fn set_mac(&mut self, host: &mut Host, mac: MacAddr) -> Result<(), HostError> {
         let now = self.current(host)?.mac;
@@ -245,6 +249,7 @@ impl Changes {
             .take_if(|mac| done(host.set_mac(link.ifindex, *mac)));
     }
 
+#[cfg(test)]
     fn current(&self, host: &mut Host) -> Result<Link, HostError> {
         host.link_by_index(self.link.ifindex)?
             .ok_or_else(|| HostError::NoInterface(self.link.name.clone()))

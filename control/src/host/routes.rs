@@ -213,6 +213,7 @@ impl NeighbourState {
 }
 
 impl Host {
+    #[cfg(test)]
     /// The next hop as of now. Does not probe and does not wait.
     pub(crate) fn next_hop(&mut self, wanted: Wanted) -> Result<Resolution, HostError> {
         self.look_up(wanted).map(|found| found.resolution)

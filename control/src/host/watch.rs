@@ -164,6 +164,7 @@ impl NextHopWatch {
         self.refresh(keep_alive)
     }
 
+    #[cfg(test)]
     /// Calls [`NextHopWatch::process`] until it has something to report, at most this long.
     pub(crate) fn wait(&mut self, timeout: Duration) -> Result<Vec<(Wanted, Resolution)>, HostError> {
         let end = Instant::now() + timeout;
