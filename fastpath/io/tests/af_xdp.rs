@@ -366,7 +366,7 @@ fn a_short_frame_is_not_sent_and_costs_no_chunk() {
 }
 
 #[test]
-fn a_foreign_program_is_refused_by_name_or_replaced() {
+fn a_foreign_program_is_refused_by_name_or_replaced_and_given_back() {
     if !fresh_netns() {
         return;
     }
@@ -398,7 +398,7 @@ fn a_foreign_program_is_refused_by_name_or_replaced() {
     assert!(error.to_string().starts_with(&expected), "{error}");
     assert_eq!(ours.mode(), None);
     ours.attach(&near, ModeRequest::Auto, true).expect("replace");
-    assert_eq!(ours.replaced(), [theirs]);
+    assert_eq!(ours.replaced(), std::slice::from_ref(&theirs));
     let now = XdpProgram::on_interface(&near)
         .expect("query")
         .expect("a program");
@@ -406,12 +406,16 @@ fn a_foreign_program_is_refused_by_name_or_replaced() {
     drop(ours);
     assert_eq!(
         XdpProgram::on_interface(&near).expect("query"),
-        None,
-        "it goes with its link"
+        Some(theirs.clone()),
+        "it goes with its link, and gives back what it replaced"
     );
-    // Someone else's, attached through netlink, in generic mode.
     let [(_, program), ..] = other.descriptors();
     let netlink = libbpf_rs::Xdp::new(program);
+    netlink
+        .detach(near.index as i32, libbpf_rs::XdpFlags::DRV_MODE)
+        .expect("detach");
+    assert_eq!(XdpProgram::on_interface(&near).expect("query"), None);
+    // Someone else's, attached through netlink, in generic mode.
     netlink
         .attach(near.index as i32, libbpf_rs::XdpFlags::SKB_MODE)
         .expect("attach");
@@ -425,6 +429,8 @@ fn a_foreign_program_is_refused_by_name_or_replaced() {
         AttachMode::Generic
     );
     assert_eq!(ours.mode(), Some(AttachMode::Generic));
+    drop(ours);
+    assert_eq!(XdpProgram::on_interface(&near).expect("query"), Some(theirs));
 }
 
 /// Internet checksum, RFC 1071.

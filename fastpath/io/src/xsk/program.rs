@@ -248,7 +248,8 @@ impl XdpProgram {
         self.link = None;
         for displaced in self.displaced.drain(..) {
             // The interface may be gone, or carry another program by now: then there is nothing to give back.
-            let _ = Xdp::new(displaced.program.as_fd()).attach(displaced.interface, XdpFlags::from_bits_retain(displaced.flags));
+            let _ = Xdp::new(displaced.program.as_fd())
+                .attach(displaced.interface, XdpFlags::from_bits_retain(displaced.flags));
         }
     }
 
