@@ -249,7 +249,7 @@ impl Changes {
             .take_if(|mac| done(host.set_mac(link.ifindex, *mac)));
     }
 
-#[cfg(test)]
+    #[cfg(test)]
     fn current(&self, host: &mut Host) -> Result<Link, HostError> {
         host.link_by_index(self.link.ifindex)?
             .ok_or_else(|| HostError::NoInterface(self.link.name.clone()))
