@@ -5,7 +5,7 @@
 //!                                        └─► [Action]: apply · dry run · start
 //! ```
 //!
-//! Guarantees: a port that no [`Action::Reopen`] or [`Action::Remove`] names is not touched: it loses no packet.
+//! Guarantees: a port that no [`Action::ReopenPort`] or [`Action::RemovePort`] names is not touched: it loses no packet.
 //! What the workers' threads or the API socket were started with can't change live and is refused as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -434,8 +434,7 @@ pub(crate) enum LinkEvent {
 
 /// Follows the interfaces of the namespace in which it was opened.
 ///
-/// Becomes readable (its [`AsFd`]) when [`LinkWatch::process`] has something to do: for mio, tokio's `AsyncFd`
-/// or [`LinkWatch::wait`].
+/// Becomes readable (its [`AsFd`]) when [`LinkWatch::process`] has something to do: for mio or poll.
 pub(crate) struct LinkWatch {
     events: Events,
     rtnl: Netlink,
