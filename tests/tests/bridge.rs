@@ -213,7 +213,7 @@ fn a_station_that_moves_too_often_is_held() {
     }
     // After the hold time it may move again.
     let other = if held.as_deref() == Some("pod1") { 2 } else { 1 };
-    wait_for("the station moves again", Duration::from_secs(12), || {
+    wait_for("the station moves again", Duration::from_secs(20), || {
         wires[other].send(&hello(99));
         (daemon.fdb_port("lan", Mac::local(7)) != held).then_some(())
     });
