@@ -307,7 +307,8 @@ impl Fdb {
         let slots = &self.lines[line as usize].0;
         let key_of = |i: usize| slots[i].key.load(Ordering::Acquire);
         let mut hit = 0;
-        for i in 1..SLOTS {
+        // From the last to the first: the first of two counts.
+        for i in (0..SLOTS).rev() {
             hit = if key_of(i) == key.0 { i } else { hit };
         }
         let slot = &slots[hit];
@@ -518,18 +519,18 @@ impl Fdb {
         self.learn(self.line(key), key, seen, &rules, &AtomicU32::new(0));
     }
 
-    /// Kills an entry; gives what it was.
+    /// Kills an entry, also where two workers entered it twice; gives what it was.
     pub fn remove(&self, key: FdbKey) -> Option<FdbEntry> {
-        loop {
-            let (slot, value) = self.find(self.line(key), key)?;
-            if slot
+        let mut removed = None;
+        while let Some((slot, value)) = self.find(self.line(key), key) {
+            let killed = slot
                 .value
-                .compare_exchange(value.0, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
-                return Some(value.entry());
+                .compare_exchange(value.0, 0, Ordering::AcqRel, Ordering::Relaxed);
+            if killed.is_ok() {
+                removed.get_or_insert(value.entry());
             }
         }
+        removed
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {

@@ -355,3 +355,18 @@ fn old_tables_come_back_to_control() {
     assert_eq!(bed.engine.applied_epoch(), 2);
     bed.finish();
 }
+
+#[test]
+fn the_zero_address_is_refused_also_behind_one_that_was_not_learned() {
+    let mut bed = Bed::new(1, 2).one_domain();
+    bed.port(0, |p| p.learn_limit = 0).publish();
+    bed.send(0, &frame(mac(100), mac(1)));
+    bed.send(0, &frame(mac(100), MacAddr([0; 6])));
+    bed.turn();
+    assert_eq!(bed.recv(1), [frame(mac(100), mac(1))]);
+    assert_eq!(
+        bed.drops().into_iter().collect::<Vec<_>>(),
+        [("invalid_source", 1)]
+    );
+    bed.finish();
+}

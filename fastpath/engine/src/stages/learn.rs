@@ -58,7 +58,7 @@ pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, guarded: bool, 
         None => true,
     };
     // An address that was not taken is offered again with its next frame.
-    last.key = if known { key } else { FdbKey::new(meta.bd, 0) };
+    last.key = if known { key } else { FdbKey(0) };
 }
 
 /// The entry that a frame from `source` makes; none: it is not to be learned.
