@@ -4,13 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use clearway_config::{BridgeDomain, MoveDamping, Name, Spec, StaticMac};
-use clearway_engine::{BdId, Dest, Domain, FdbKey, LearnRules, MemberId, Snapshot, TunnelId};
+use clearway_engine::{BdId, Dest, Domain, FdbKey, LearnRules, MOST_MOVES, MemberId, Snapshot, TunnelId};
 
 use super::ports::Members;
 use super::{Compiler, Facts, Station, Tables, TooMany, put, shared};
-
-/// Moves that the engine counts at most.
-const MOST_MOVES: u16 = 15;
 
 impl Compiler {
     pub(super) fn domain_tables(
@@ -124,20 +121,22 @@ fn generation(snapshot: &Snapshot, bd: BdId, dest: Dest) -> Option<u16> {
 }
 
 fn rules(domain: &BridgeDomain) -> LearnRules {
-    let (moves, window) = match &domain.move_damping {
-        MoveDamping::Off => (0, 0),
-        // The engine has one time for both: moves are counted, and the address then held, over the longer one.
+    let seconds = |time: std::time::Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
+    let (moves, move_window, hold) = match &domain.move_damping {
+        MoveDamping::Off => (0, 0, 0),
         MoveDamping::On(limits) => (
-            limits.moves.min(MOST_MOVES),
-            limits.window.get().max(limits.hold.get()).as_secs(),
+            limits.moves.min(MOST_MOVES.into()) as u8,
+            seconds(limits.window.get()),
+            seconds(limits.hold.get()),
         ),
     };
     LearnRules {
         domain_limit: domain.learn_limit,
         // The port's own limit is added on its way through the stages.
         port_limit: u32::MAX,
-        moves: moves as u8,
-        move_window: u16::try_from(window).unwrap_or(u16::MAX),
+        moves,
+        move_window,
+        hold,
     }
 }
 
@@ -160,7 +159,7 @@ fn hosts(domain: &BridgeDomain, old: Option<&Hosts>) -> Option<Hosts> {
 
 fn same(a: &Domain, b: &Domain) -> bool {
     let member = |m: &clearway_engine::Member| (m.port, m.generation, m.tags, m.isolated);
-    let rules = |r: &LearnRules| (r.domain_limit, r.port_limit, r.moves, r.move_window);
+    let rules = |r: &LearnRules| (r.domain_limit, r.port_limit, r.moves, r.move_window, r.hold);
     let hosts = match (&a.hosts, &b.hosts) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (None, None) => true,

@@ -173,7 +173,7 @@ impl Value {
 
     fn with_moves(self, moves: u8, window: u16) -> Self {
         let cleared = self.0 & !(0xf << MOVES_SHIFT | 0xffff << WINDOW_SHIFT);
-        Self(cleared | u64::from(moves.min(15)) << MOVES_SHIFT | u64::from(window) << WINDOW_SHIFT)
+        Self(cleared | u64::from(moves.min(HELD)) << MOVES_SHIFT | u64::from(window) << WINDOW_SHIFT)
     }
 }
 
@@ -196,12 +196,20 @@ pub struct LearnRules {
     pub domain_limit: u32,
     /// Most dynamic addresses of the port.
     pub port_limit: u32,
-    /// Moves allowed within `move_window` seconds (1..=15); further ones are not followed until a window
-    /// has passed without a followed move. 0: no damping.
+    /// Moves allowed within `move_window` seconds (1 to [`MOST_MOVES`]); one more, and the address stays where
+    /// it is for `hold` seconds. 0: no damping.
     pub moves: u8,
     /// Seconds.
     pub move_window: u16,
+    /// Seconds.
+    pub hold: u16,
 }
+
+/// Most moves that damping can count up to.
+pub const MOST_MOVES: u8 = 14;
+
+/// Count of moves of an address that is held where it is.
+const HELD: u8 = 15;
 
 /// Where and when an address was seen as a source.
 #[derive(Clone, Copy, Debug)]
@@ -394,23 +402,27 @@ impl Fdb {
         if old.is_static() {
             return Learned::Static;
         }
+        let age = now.wrapping_sub(old.window());
         // An entry of a port that is gone or was flushed does not "move": it is simply stale. Only control
         // knows generations; here a different generation of the same place is no move either.
         let same_dest = old.entry().dest == fresh.entry().dest;
-        let in_window = now.wrapping_sub(old.window()) < rules.move_window;
-        let (moves, window) = match (same_dest, in_window) {
-            (true, _) => (0, now),
-            (false, true) => (old.moves() + 1, old.window()),
-            (false, false) => (1, now),
+        let (moves, window) = match old.moves() {
+            _ if same_dest => (0, now),
+            HELD if age < rules.hold => return Learned::Damped,
+            HELD => (1, now),
+            moves if age < rules.move_window => (moves + 1, old.window()),
+            _ => (1, now),
+        };
+        let swap = |new: Value| {
+            slot.value
+                .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
         };
         if rules.moves > 0 && moves > rules.moves {
+            // Where it was, and for how long: from now. Lost to another worker: it saw the same.
+            let _ = swap(old.with_moves(HELD, now));
             return Learned::Damped;
         }
-        let new = fresh.with_moves(moves, window);
-        match slot
-            .value
-            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
-        {
+        match swap(fresh.with_moves(moves, window)) {
             Ok(_) if !same_dest => Learned::Moved,
             _ => Learned::Known,
         }
@@ -510,6 +522,7 @@ impl Fdb {
             port_limit: u32::MAX,
             moves: 0,
             move_window: 0,
+            hold: 0,
         };
         let seen = Sighting {
             dest,
@@ -674,6 +687,7 @@ mod tests {
         port_limit: u32::MAX,
         moves: 0,
         move_window: 10,
+        hold: 7,
     };
 
     fn learn(fdb: &Fdb, key: FdbKey, member: u16, now: u16, rules: &LearnRules) -> Learned {
@@ -714,7 +728,7 @@ mod tests {
         assert_eq!([at(1, 100), at(0, 101), at(1, 102)], [Learned::Moved; 3]);
         assert_eq!([at(0, 103), at(0, 104)], [Learned::Damped; 2]);
         assert_eq!(fdb.get(key).expect("entry").dest, Dest::Member(MemberId(1)));
-        assert_eq!(at(0, 110), Learned::Moved);
+        assert_eq!([at(0, 109), at(0, 110)], [Learned::Damped, Learned::Moved]);
     }
 
     #[test]

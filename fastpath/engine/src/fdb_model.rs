@@ -21,6 +21,7 @@ const RULES: LearnRules = LearnRules {
     port_limit: u32::MAX,
     moves: 0,
     move_window: 10,
+    hold: 10,
 };
 
 fn check(model: impl Fn() + Sync + Send + 'static) {

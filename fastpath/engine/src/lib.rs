@@ -34,7 +34,7 @@ mod worker;
 pub use counters::{Counter, Ledger, PortCounters, REASONS, Reasons};
 pub use drops::DropReason;
 pub use engine::{Engine, EngineConfig, EngineError, QueueEvent, QueueHome, WorkerReport};
-pub use fdb::{Fdb, FdbEntry, FdbKey, LearnRules, Learned, Reaper};
+pub use fdb::{Fdb, FdbEntry, FdbKey, LearnRules, Learned, MOST_MOVES, Reaper};
 pub use ids::{BdId, Dest, MemberId, PortId, TunnelId, VtepId, WorkerId};
 pub use rewrite::{OuterSpec, Rewrite};
 pub use snapshot::{

@@ -262,6 +262,7 @@ impl Default for Domain {
                 port_limit: u32::MAX,
                 moves: 5,
                 move_window: 10,
+                hold: 30,
             },
             aging: 300,
             hosts: None,
