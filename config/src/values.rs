@@ -437,7 +437,7 @@ impl Default for MoveDamping {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Damping {
     /// So many moves within `window` are too many.
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 14))]
     pub moves: u16,
     /// The time over which moves are counted: 1s to 1h.
     pub window: Period,
@@ -446,8 +446,8 @@ pub struct Damping {
 }
 
 impl Damping {
-    /// The smallest and the largest `moves`.
-    pub const MOVES: RangeInclusive<u16> = 1..=1000;
+    /// The smallest and the largest `moves`: an entry of the forwarding table has four bits for them.
+    pub const MOVES: RangeInclusive<u16> = 1..=14;
     /// The shortest and the longest `window` and `hold`.
     pub const TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 }
