@@ -25,16 +25,11 @@ failed=0
 run() { # arguments of cargo test
 	cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$log" || failed=1
 }
-if [ $# -gt 0 ]; then
-	run "$@"
-else
-	step "Unit, property and contract tests"
-	run --workspace --exclude clearway-tests
-	step "Models of the forwarding database: every order of its threads' steps"
-	run --package clearway-engine --features loom --lib fdb_model
-	step "End-to-end tests, two at a time: each has its own namespaces, but they share the cores"
-	RUST_TEST_THREADS=2 run --package clearway-tests
-fi
+# Two at a time: end-to-end tests have their own namespaces, but share the cores. One run over the whole workspace, since
+# cargo builds dependencies anew, with other features, for each different choice of packages.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+step "Testing"
+run "${@:---workspace}"
 
 # cargo's own line per test binary: "test result: ok. 7 passed; 0 failed; 0 ignored; …"
 count() { sed -E 's/\x1b\[[0-9;]*m//g' "$log" | awk -v what="$1" '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ "^" what) n += $(i - 1) } END { print n + 0 }'; }
