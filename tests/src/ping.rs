@@ -31,12 +31,12 @@ pub struct Ping {
 }
 
 impl Ping {
-    /// Five requests, 50 ms apart, one second of patience for each reply.
+    /// Five requests, 50 ms apart, five seconds of patience for each reply.
     pub fn new(to: &str) -> Ping {
         let to = to.parse().unwrap_or_else(|e| panic!("'{to}': {e}"));
         Ping {
             to,
-            args: "-c 5 -i 0.05 -W 1".to_owned(),
+            args: "-c 5 -i 0.05 -W 5".to_owned(),
         }
     }
 
