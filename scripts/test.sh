@@ -30,6 +30,10 @@ run() { # arguments of cargo test
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
 step "Testing"
 run "${@:---workspace}"
+if [ $# = 0 ]; then
+	step "Models of the forwarding database: every order of its threads' steps"
+	run --package clearway-engine --features loom --lib fdb_model
+fi
 
 # cargo's own line per test binary: "test result: ok. 7 passed; 0 failed; 0 ignored; …"
 count() { sed -E 's/\x1b\[[0-9;]*m//g' "$log" | awk -v what="$1" '/^test result: / { for (i = 2; i <= NF; i++) if ($i ~ "^" what) n += $(i - 1) } END { print n + 0 }'; }
