@@ -25,7 +25,7 @@
 
 use crate::ids::PackedDest;
 use crate::{BdId, Dest};
-use clearway_io::prefetch_read;
+use clearway_io::{TableMemory, prefetch_read};
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_nano_inline};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,6 +53,18 @@ impl FdbKey {
     #[must_use]
     pub fn bd(self) -> BdId {
         BdId((self.0 >> 48) as u16)
+    }
+
+    /// The same address in a domain; `self` was of none.
+    #[inline(always)]
+    pub(crate) fn in_domain(self, bd: BdId) -> Self {
+        Self(u64::from(bd.0) << 48 | self.0)
+    }
+
+    /// Whether the address is of a group (IEEE 802 §8.2.1, the I/G bit).
+    #[inline(always)]
+    pub(crate) fn is_group(self) -> bool {
+        self.0 >> 40 & 1 == 1
     }
 
     /// The MAC address, in the low 48 bits.
@@ -260,7 +272,7 @@ pub enum Learned {
 
 /// The table.
 pub struct Fdb {
-    lines: Box<[Line]>,
+    lines: TableMemory<Line>,
     mask: usize,
     secrets: RapidSecrets,
     capacity: u32,
@@ -277,7 +289,7 @@ impl Fdb {
         let lines = if MODEL { 1 } else { capacity as usize * 2 / SLOTS };
         let lines = lines.next_power_of_two().max(PROBE);
         Self {
-            lines: std::iter::repeat_with(Line::default).take(lines).collect(),
+            lines: TableMemory::new(lines),
             mask: lines - 1,
             secrets: RapidSecrets::seed(seed),
             capacity,

@@ -60,6 +60,11 @@ impl Dest {
     }
 }
 
+impl PortId {
+    /// The number of no port.
+    pub(crate) const NONE: Self = Self(u16::MAX);
+}
+
 /// A [`Dest`] in 17 bits, the kind and the index: as FDB entries carry it, and quick to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackedDest(pub(crate) u32);
@@ -67,9 +72,6 @@ pub(crate) struct PackedDest(pub(crate) u32);
 const TUNNEL: u32 = 1 << 16;
 
 impl PackedDest {
-    /// Equal to no real one.
-    pub(crate) const NONE: Self = Self(u32::MAX);
-
     #[inline(always)]
     pub(crate) fn is_tunnel(self) -> bool {
         self.0 & TUNNEL != 0

@@ -1,8 +1,8 @@
 //! A packet on its way through the stages: the frame, what we know of it, and what will become of it.
 
 use crate::ids::PackedDest;
-use crate::{BdId, DropReason};
-use clearway_io::{BATCH, Frame, FrameBatch};
+use crate::{BdId, DropReason, FdbKey, PortId};
+use clearway_io::{BATCH, Frame, FrameBatch, Leaving};
 
 /// What becomes of a packet. Stages skip packets that are decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,23 +19,47 @@ pub(crate) enum Verdict {
     Consumed,
 }
 
+/// A bridge domain and a place in it: in one word, since nearly all packets of a batch have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(u64);
+
+impl Origin {
+    /// No domain.
+    pub(crate) const UNKNOWN: Self = Self(0);
+
+    #[inline(always)]
+    pub(crate) fn new(bd: BdId, source: PackedDest) -> Self {
+        Self(u64::from(source.0) << 16 | u64::from(bd.0))
+    }
+
+    #[inline(always)]
+    pub(crate) fn bd(self) -> BdId {
+        BdId(self.0 as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn source(self) -> PackedDest {
+        PackedDest((self.0 >> 16) as u32)
+    }
+}
+
 /// What is known of a packet. Offsets count from the first byte of the frame as it is now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta {
-    /// Destination MAC address, in the low 48 bits.
-    pub(crate) dst: u64,
-    /// Source MAC address, in the low 48 bits.
-    pub(crate) src: u64,
+    /// Destination MAC address, with its domain once that is known.
+    pub(crate) dst: FdbKey,
+    /// Source MAC address, likewise.
+    pub(crate) src: FdbKey,
     /// FDB line of (domain, source): computed and prefetched ahead of use.
     pub(crate) src_line: u32,
     /// FDB line of (domain, destination).
     pub(crate) dst_line: u32,
     /// What becomes of it.
     pub(crate) verdict: Verdict,
-    /// Where it came from inside its domain.
-    pub(crate) source: PackedDest,
-    /// Its bridge domain.
-    pub(crate) bd: BdId,
+    /// Its bridge domain, and where it came from inside.
+    pub(crate) origin: Origin,
+    /// The port that it leaves by, if it is to be forwarded and ready to go.
+    pub(crate) out: PortId,
     /// TCI of the outer tag that was removed, for its priority.
     pub(crate) outer_tci: u16,
     /// TCI of the second tag that was removed.
@@ -53,28 +77,16 @@ impl Meta {
 
     /// A packet of which nothing is known.
     pub(crate) const UNKNOWN: Self = Self {
-        dst: 0,
-        src: 0,
+        dst: FdbKey(0),
+        src: FdbKey(0),
         src_line: 0,
         dst_line: 0,
         verdict: Verdict::Next,
-        source: PackedDest::NONE,
-        bd: BdId(0),
+        origin: Origin::UNKNOWN,
+        out: PortId::NONE,
         outer_tci: 0,
         inner_tci: 0,
     };
-
-    /// The key of the source address.
-    #[inline(always)]
-    pub(crate) fn src_key(&self) -> crate::FdbKey {
-        crate::FdbKey::new(self.bd, self.src)
-    }
-
-    /// The key of the destination address.
-    #[inline(always)]
-    pub(crate) fn dst_key(&self) -> crate::FdbKey {
-        crate::FdbKey::new(self.bd, self.dst)
-    }
 }
 
 /// The packets of one receive call: frames and what is known of them, side by side.
@@ -100,5 +112,12 @@ impl Batch {
     pub(crate) fn split(&mut self) -> (&mut [Frame], &mut [Meta]) {
         let n = self.frames.len().min(BATCH);
         (&mut self.frames[..n], &mut self.meta[..n])
+    }
+
+    /// Empties the batch: the frames, and what is known of each.
+    #[inline(always)]
+    pub(crate) fn leave(&mut self) -> (Leaving<'_>, &[Meta]) {
+        let n = self.frames.len().min(BATCH);
+        (Leaving::new(&mut self.frames), &self.meta[..n])
     }
 }

@@ -3,10 +3,11 @@
 //! Three passes: over the headers, over the tables, out. Each takes a packet through several stages while its
 //! lines are warm; between the first two, the table lines of the whole batch are on their way from memory.
 
-use crate::packet::{Batch, Meta, Verdict};
+use crate::fdb::Value;
+use crate::packet::{Batch, Meta, Origin, Verdict};
 use crate::stages::{Cx, decap, egress, flood, learn, lookup, parse, vlan};
-use crate::{PortId, Service};
-use clearway_io::Frame;
+use crate::{Domain, DropReason, FdbKey, PortId, Service};
+use clearway_io::{Frame, Leaving};
 
 /// Takes every frame of a batch to where it belongs; the batch is empty afterwards.
 #[inline]
@@ -43,7 +44,7 @@ fn headers(cx: &mut Cx<'_>, batch: &mut Batch, classify: impl Fn(&mut Frame, &mu
             decap::one(cx, frame, meta, &mut remote);
         }
         // Frames out of a tunnel have their domain already.
-        if meta.undecided() && meta.bd.0 == 0 {
+        if meta.undecided() && meta.origin == Origin::UNKNOWN {
             classify(frame, meta);
         }
         if meta.undecided() {
@@ -52,36 +53,78 @@ fn headers(cx: &mut Cx<'_>, batch: &mut Batch, classify: impl Fn(&mut Frame, &mu
     }
 }
 
+/// What packets of one origin have in common, and what the last of them was found to need: those of one sender,
+/// and of one flow, arrive in runs.
+struct Run<'s> {
+    origin: Origin,
+    domain: Option<&'s Domain>,
+    /// The FDB entry that its sources make, if they are to be learned.
+    fresh: Option<Value>,
+    /// The source learned last.
+    learned: FdbKey,
+    /// The destination looked up last, and what came of it.
+    found: FdbKey,
+    verdict: Verdict,
+}
+
+impl<'s> Run<'s> {
+    #[inline(never)]
+    fn new(cx: &Cx<'s>, origin: Origin) -> Self {
+        let domain = cx.snapshot.domain(origin.bd());
+        Self {
+            origin,
+            domain,
+            fresh: domain.and_then(|domain| learn::fresh(cx, domain, origin.source())),
+            learned: FdbKey(0),
+            found: FdbKey(0),
+            verdict: Verdict::Next,
+        }
+    }
+}
+
 /// learn → lookup: where does each frame go? True if some are to be flooded.
 #[inline(always)]
 fn tables(cx: &Cx<'_>, batch: &mut Batch) -> bool {
-    let mut domain = lookup::LastDomain::default();
-    let (mut learner, mut finder) = (learn::Last::default(), lookup::Last::default());
     let guarded = !cx.conf.allowed_macs.is_empty();
     let mut floods = false;
+    let mut run = Run::new(cx, Origin::UNKNOWN);
     let (_, metas) = batch.split();
     for meta in metas {
         if !meta.undecided() {
             continue;
         }
-        let Some(domain) = domain.get(cx.snapshot, meta) else {
+        if meta.origin != run.origin {
+            run = Run::new(cx, meta.origin);
+        }
+        let Some(domain) = run.domain else {
+            meta.verdict = Verdict::Drop(DropReason::NoDomain);
             continue;
         };
-        learn::one(cx, domain, meta, guarded, &mut learner);
-        if meta.undecided() {
-            lookup::one(cx, domain, meta, &mut finder);
-            floods |= matches!(meta.verdict, Verdict::Flood);
+        if meta.src != run.learned {
+            let known = learn::one(cx, domain, meta, guarded, run.fresh);
+            // An address that was not taken is offered again with its next frame.
+            run.learned = if known { meta.src } else { FdbKey(0) };
+            if !meta.undecided() {
+                continue;
+            }
         }
+        if meta.dst != run.found {
+            (run.found, run.verdict) = (meta.dst, lookup::one(cx, domain, meta));
+        }
+        meta.verdict = run.verdict;
+        floods |= meta.verdict == Verdict::Flood;
     }
     floods
 }
 
 /// The shortest path: port to port, nothing looked at.
 fn cross_connect(cx: &mut Cx<'_>, batch: &mut Batch, to: PortId) {
-    if cx.tx.push_all(to, &mut batch.frames) {
+    let n = batch.frames.len();
+    let mut frames = Leaving::new(&mut batch.frames);
+    if cx.tx.push_run(to, &mut frames, n) {
         return;
     }
-    for frame in batch.frames.drain(..) {
+    for frame in frames {
         if let Err((frame, reason)) = cx.tx.push(to, frame) {
             cx.drop(frame, reason);
         }

@@ -51,9 +51,11 @@ pub struct Rewrite {
     is_plain: bool,
     ipv6: bool,
     checksum: bool,
-    dscp: OuterDscp,
+    /// The outer DSCP and ECN byte: these bits of the inner packet's, and these.
+    tos_mask: u8,
+    tos_fixed: u8,
     /// IPv4: sum of the header with length and DSCP zero. Either: sum of the addresses.
-    ip_sum: Sum,
+    ip_sum: u16,
     address_sum: Sum,
 }
 
@@ -91,7 +93,13 @@ impl Rewrite {
             }
             _ => return None,
         };
-        let ip_sum = checksum::sum(&bytes[l3..]);
+        let ip_sum = checksum::sum(&bytes[l3..]).fold();
+        let (tos_mask, tos_fixed) = match spec.dscp {
+            // Without the ECN bits: we do not decapsulate congestion marks (RFC 6040 would have both ends do
+            // it), so we must not promise ECN to the underlay.
+            OuterDscp::Copy => (0xfc, 0),
+            OuterDscp::Fixed(dscp) => (0, dscp.get() << 2),
+        };
         bytes.extend_from_slice(&[0, 0]);
         bytes.extend_from_slice(&spec.udp_port.to_be_bytes());
         bytes.extend_from_slice(&[0; 4]);
@@ -105,7 +113,8 @@ impl Rewrite {
             is_plain: len == PlainOuter::LEN && !spec.checksum,
             ipv6: spec.local.is_ipv6(),
             checksum: spec.checksum,
-            dscp: spec.dscp,
+            tos_mask,
+            tos_fixed,
             ip_sum,
             address_sum,
         })
@@ -118,22 +127,33 @@ impl Rewrite {
     }
 
     /// Puts the outer headers in front of a frame. False, and nothing changed, without headroom.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn push(&self, frame: &mut Frame, vni: Vni) -> bool {
         let (hash, inner_tos) = flow_hash_and_tos(frame.bytes());
-        let port = source_port(hash);
-        let tos = match self.dscp {
-            // Without the ECN bits: we do not decapsulate congestion marks (RFC 6040 would have both ends do
-            // it), so we must not promise ECN to the underlay.
-            OuterDscp::Copy => inner_tos & 0xfc,
-            OuterDscp::Fixed(dscp) => dscp.get() << 2,
+        let fields = Fields {
+            port: source_port(hash),
+            tos: inner_tos & self.tos_mask | self.tos_fixed,
+            // A frame is at most 64 KiB and some headers: what does not fit the field was refused by its MTU.
+            l4_len: (frame.len() as usize + 8 + vxlan::HEADER_LEN) as u16,
+            vni,
         };
-        // A frame is at most 64 KiB and some headers: what does not fit the field was refused by its MTU.
-        let l4_len = (frame.len() as usize + 8 + vxlan::HEADER_LEN) as u16;
         if self.is_plain {
-            return self.push_plain(frame, vni, port, tos, l4_len);
+            self.push_plain(frame, fields)
+        } else {
+            self.push_any(frame, fields)
         }
+    }
+
+    /// Tagged, IPv6 or with a UDP checksum.
+    #[inline(never)]
+    fn push_any(&self, frame: &mut Frame, fields: Fields) -> bool {
+        let Fields {
+            port,
+            tos,
+            l4_len,
+            vni,
+        } = fields;
         let inner_sum = if self.checksum {
             segments_sum(frame)
         } else {
@@ -157,8 +177,7 @@ impl Rewrite {
             let total = l4_len.wrapping_add(20);
             ip[1] = tos;
             ip[2..4].copy_from_slice(&total.to_be_bytes());
-            let sum = self.ip_sum + Sum::of_word(total) + Sum::of_word(tos.into());
-            ip[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+            ip[10..12].copy_from_slice(&self.ip_checksum(total, tos).to_be_bytes());
             &mut ip[20..]
         };
         udp[..2].copy_from_slice(&port.to_be_bytes());
@@ -173,12 +192,25 @@ impl Rewrite {
         }
         true
     }
-}
 
-impl Rewrite {
+    /// The IPv4 header's checksum: the template's with what was left out.
+    #[inline(always)]
+    fn ip_checksum(&self, total: u16, tos: u8) -> u16 {
+        let sum = u32::from(self.ip_sum) + u32::from(total) + u32::from(tos);
+        // Three words carry at most 2, and adding that carries at most once more.
+        let sum = (sum >> 16) + (sum & 0xffff);
+        !((sum >> 16) + sum) as u16
+    }
+
     /// The usual case, IPv4 without tag and UDP checksum, at fixed offsets.
     #[inline(always)]
-    fn push_plain(&self, frame: &mut Frame, vni: Vni, port: u16, tos: u8, l4_len: u16) -> bool {
+    fn push_plain(&self, frame: &mut Frame, fields: Fields) -> bool {
+        let Fields {
+            port,
+            tos,
+            l4_len,
+            vni,
+        } = fields;
         const LEN: usize = PlainOuter::LEN;
         if !frame.push_front(LEN as u32) {
             return false;
@@ -191,15 +223,24 @@ impl Rewrite {
         };
         *to = *from;
         let total = l4_len.wrapping_add(20);
-        let sum = self.ip_sum + Sum::of_word(total) + Sum::of_word(tos.into());
         to[15] = tos;
         to[16..18].copy_from_slice(&total.to_be_bytes());
-        to[24..26].copy_from_slice(&sum.finish().to_be_bytes());
+        to[24..26].copy_from_slice(&self.ip_checksum(total, tos).to_be_bytes());
         to[34..36].copy_from_slice(&port.to_be_bytes());
         to[38..40].copy_from_slice(&l4_len.to_be_bytes());
-        to[46..49].copy_from_slice(&vni.to_be_bytes());
+        // With the reserved byte behind it.
+        to[46..50].copy_from_slice(&(vni.get() << 8).to_be_bytes());
         true
     }
+}
+
+/// What differs by packet.
+#[derive(Clone, Copy)]
+struct Fields {
+    port: u16,
+    tos: u8,
+    l4_len: u16,
+    vni: Vni,
 }
 
 /// Sum over a frame's bytes, whatever its segments.

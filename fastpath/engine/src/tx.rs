@@ -1,7 +1,7 @@
 //! Frames that wait, within a turn, for the end of their batch: one list per output port.
 
 use crate::{DropReason, PortId, WorkerId};
-use clearway_io::{BATCH, Frame, FrameBatch, RegionId, append};
+use clearway_io::{BATCH, Frame, Leaving, RegionId};
 
 /// Frames that a list takes between two flushes. A batch adds one frame per packet and member behind the
 /// port, so only a port that is several members of one domain can fill more than [`BATCH`].
@@ -89,7 +89,7 @@ impl TxQueues {
     }
 
     /// Queues a frame for a port.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn push(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
         let Some(list) = self.lists.get_mut(port.index()) else {
             return Err((frame, DropReason::TxDown));
@@ -106,20 +106,19 @@ impl TxQueues {
         Ok(())
     }
 
-    /// Queues all frames of a batch for a port, if it takes them all; else none.
+    /// Queues the next `n` frames for a port, if it takes them all; else none.
     #[inline(always)]
-    pub(crate) fn push_all(&mut self, port: PortId, batch: &mut FrameBatch) -> bool {
+    pub(crate) fn push_run(&mut self, port: PortId, frames: &mut Leaving<'_>, n: usize) -> bool {
         let Some(list) = self.lists.get_mut(port.index()) else {
             return false;
         };
-        let longest = batch.iter().map(Frame::len).max().unwrap_or(0);
-        let takes =
-            list.route != Route::None && longest <= list.max_frame && list.frames.len() + batch.len() <= LIST;
+        let longest = frames.frames().iter().take(n).map(Frame::len).max().unwrap_or(0);
+        let takes = longest <= list.max_frame && list.frames.len() + n <= list.room;
         if takes {
             if list.frames.is_empty() {
                 self.dirty.push(port);
             }
-            append(batch, &mut list.frames);
+            frames.move_to(n, &mut list.frames);
         }
         takes
     }

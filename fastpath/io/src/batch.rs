@@ -16,17 +16,54 @@ pub type FrameBatch = ArrayVec<Frame, BATCH>;
 // What is moved by copying and then left behind must not be dropped there.
 const _: () = assert!(!std::mem::needs_drop::<Frame>());
 
-/// Moves all frames of a batch to the end of a list.
-#[inline]
-pub fn append(batch: &mut FrameBatch, list: &mut Vec<Frame>) {
-    let n = batch.len();
-    list.reserve(n);
-    move_out(batch, &mut list.spare_capacity_mut()[..n]);
-    let len = list.len() + n;
-    // SAFETY: the slots up to len were written just now.
-    unsafe { list.set_len(len) };
-    // SAFETY: 0 is never too long; the frames live on in the list, and a Frame has no Drop.
-    unsafe { batch.set_len(0) };
+/// The frames of a batch on their way out of it, first to last. What is not taken is lost.
+pub struct Leaving<'a> {
+    /// Not in the batch any more, and handed out once: the batch says that it is empty.
+    frames: &'a [Frame],
+}
+
+impl<'a> Leaving<'a> {
+    /// Empties a batch.
+    #[inline(always)]
+    pub fn new(batch: &'a mut FrameBatch) -> Self {
+        let n = batch.len();
+        // SAFETY: 0 is never too long, and a Frame has no Drop.
+        unsafe { batch.set_len(0) };
+        // SAFETY: n frames are there; as long as the batch is borrowed nobody else can reach or overwrite them.
+        let frames = unsafe { std::slice::from_raw_parts(batch.as_ptr(), n) };
+        Self { frames }
+    }
+
+    /// Those that are still to be taken.
+    #[inline(always)]
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        self.frames
+    }
+
+    /// Moves the next `n` frames, or what is left, to the end of a list.
+    #[inline(always)]
+    pub fn move_to(&mut self, n: usize, list: &mut Vec<Frame>) {
+        let (now, later) = self.frames.split_at(n.min(self.frames.len()));
+        list.reserve(now.len());
+        move_out(now, &mut list.spare_capacity_mut()[..now.len()]);
+        let len = list.len() + now.len();
+        // SAFETY: the slots up to len were written just now.
+        unsafe { list.set_len(len) };
+        self.frames = later;
+    }
+}
+
+impl Iterator for Leaving<'_> {
+    type Item = Frame;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Frame> {
+        let (frame, later) = self.frames.split_first()?;
+        self.frames = later;
+        // SAFETY: a valid frame, which is reachable from nowhere else now.
+        Some(unsafe { std::ptr::read(frame) })
+    }
 }
 
 /// Moves frames into slots, as many as both have. The caller forgets the originals.

@@ -26,11 +26,12 @@ mod prefetch;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod support;
+mod table;
 mod timer;
 mod umem;
 mod xsk;
 
-pub use batch::{BATCH, FrameBatch, append};
+pub use batch::{BATCH, FrameBatch, Leaving};
 pub use eventfd::EventFd;
 pub use frame::{Frame, MAX_SEGMENTS};
 pub use memory::{MemoryPeer, MemoryPort, memory_port};
@@ -38,6 +39,7 @@ pub use pcapng::{PcapngConfig, PcapngError, PcapngPort};
 pub use pool::{FramePool, MAGAZINE, PoolSet};
 pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
 pub use prefetch::{prefetch_read, prefetch_write};
+pub use table::TableMemory;
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,

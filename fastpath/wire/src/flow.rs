@@ -42,8 +42,34 @@ pub fn flow_hash(frame: &[u8]) -> u32 {
 
 /// The same, with the DSCP and ECN byte of the packet: what encapsulation needs to know of a frame, in one look. The
 /// byte is 0 for what is no IP packet.
-#[inline]
+#[inline(always)]
 pub fn flow_hash_and_tos(frame: &[u8]) -> (u32, u8) {
+    match plain_ipv4(frame) {
+        Some((hash, tos)) => (fold(hash), tos),
+        None => any_hash_and_tos(frame),
+    }
+}
+
+#[inline(always)]
+const fn fold(hash: u64) -> u32 {
+    (hash ^ hash >> 32) as u32
+}
+
+/// The usual case at fixed offsets: IPv4 without tags, options and fragments, of a protocol that has ports.
+#[inline(always)]
+fn plain_ipv4(frame: &[u8]) -> Option<(u64, u8)> {
+    const L3: usize = ethernet::HEADER_LEN;
+    let head = frame.first_chunk::<{ L3 + ipv4::HEADER_LEN + 4 }>()?;
+    let protocol = head[L3 + 9];
+    let usual = be32(head, 12) >> 8 == 0x08_0045 && be16(head, L3 + 6) & 0x3fff == 0 && has_ports(protocol);
+    usual.then(|| {
+        let (addresses, ports) = (u64::from_le_bytes(get(head, L3 + 12)), be32(head, L3 + 20));
+        (mix_ipv4(addresses, ports.into(), protocol), head[L3 + 1])
+    })
+}
+
+#[inline(never)]
+fn any_hash_and_tos(frame: &[u8]) -> (u32, u8) {
     let tags = parse_tags(frame);
     let l3 = frame.get(tags.l3_offset..).unwrap_or_default();
     let hash = match tags.ethertype {
@@ -55,7 +81,7 @@ pub fn flow_hash_and_tos(frame: &[u8]) -> (u32, u8) {
         Some((hash, tos)) => (hash, tos),
         None => (hash_ethernet(frame, tags.ethertype), 0),
     };
-    ((hash ^ hash >> 32) as u32, tos)
+    (fold(hash), tos)
 }
 
 /// The source port for an encapsulated flow: 49152 to 65535.
@@ -86,7 +112,7 @@ const fn mix_ports(ports: u64, protocol: u8) -> u64 {
 #[inline(always)]
 fn hash_ipv4(packet: &[u8]) -> Option<(u64, u8)> {
     let header = packet.first_chunk::<{ ipv4::HEADER_LEN }>()?;
-    let addresses = u64::from_be_bytes(get(header, 12));
+    let addresses = u64::from_le_bytes(get(header, 12));
     let protocol = header[9];
     let is_fragment = be16(header, 6) & 0x3fff != 0;
     let ports = if is_fragment || !has_ports(protocol) {
@@ -96,10 +122,13 @@ fn hash_ipv4(packet: &[u8]) -> Option<(u64, u8)> {
     } else {
         ports(packet.get(usize::from(header[0] & 0x0f) * 4..))
     };
-    // Constant factors: only one value of the other factor makes a product zero, and no bit of it is lost otherwise.
-    // The first two products don't wait for each other.
-    let hash = mix(addresses ^ K[0], K[1]) ^ mix_ports(ports, protocol);
-    Some((mix(hash, K[2]), header[1]))
+    Some((mix_ipv4(addresses, ports, protocol), header[1]))
+}
+
+/// One product of both halves, each masked so that what people number from zero is no zero.
+#[inline(always)]
+const fn mix_ipv4(addresses: u64, ports: u64, protocol: u8) -> u64 {
+    mix(addresses ^ K[0], (ports << 8 | protocol as u64) ^ K[1])
 }
 
 #[inline(always)]

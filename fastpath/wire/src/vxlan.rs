@@ -9,7 +9,7 @@ use core::fmt;
 use core::ops::Deref;
 
 use crate::bytes::{be16, be32, get, need, put};
-use crate::checksum::Sum;
+use crate::checksum;
 use crate::ip::protocol;
 use crate::udp::{self, Datagram, OuterError, udp_datagram};
 use crate::{MappedIp, Vni, WireError, ethernet, ipv4};
@@ -153,8 +153,7 @@ impl PlainOuter {
         let lengths = ethernet::HEADER_LEN + ip_len <= frame_len
             && ipv4::HEADER_LEN + udp_len <= ip_len
             && headers + ethernet::HEADER_LEN <= udp_len;
-        let sum = (0..5).fold(Sum::ZERO, |sum, i| sum + Sum::of_u32(be32(h, 14 + 4 * i)));
-        (shape && lengths && sum.fold() == 0xffff).then(|| Self {
+        (shape && lengths && checksum::ipv4_header_sums_up(&get(h, 14))).then(|| Self {
             src: MappedIp::from_v4_bits(be32(h, 26)),
             dst: MappedIp::from_v4_bits(be32(h, 30)),
             dst_port: be16(h, 36),

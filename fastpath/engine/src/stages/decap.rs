@@ -2,7 +2,7 @@
 //! in the headroom: an offset moves, no byte is copied.
 
 use super::{Cx, parse};
-use crate::packet::{Meta, Verdict};
+use crate::packet::{Meta, Origin, Verdict};
 use crate::{BdId, Dest, DropReason, Service, TunnelId, Vtep};
 use clearway_io::Frame;
 use clearway_wire::vxlan::Outer;
@@ -24,8 +24,7 @@ pub(crate) fn one(cx: &Cx<'_>, frame: &mut Frame, meta: &mut Meta, last: &mut La
     };
     match inner {
         Ok((bd, tunnel)) => {
-            meta.bd = bd;
-            meta.source = Dest::Tunnel(tunnel).into();
+            meta.origin = Origin::new(bd, Dest::Tunnel(tunnel).into());
             parse::addresses(frame.bytes(), meta);
         }
         Err(reason) => meta.verdict = Verdict::Drop(reason),
@@ -52,7 +51,7 @@ fn plain<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Inner
         .find(|vtep| {
             vtep.local == outer.dst
                 && vtep.udp_port == outer.dst_port
-                && vtep.mac == meta.dst
+                && vtep.mac == meta.dst.0
                 && vtep.vid.is_none()
         })?;
     let PlainOuter {
@@ -101,7 +100,7 @@ fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, O
     }
     let vid = tags.outer.map_or(0, |tag| tag.tci.vid_bits());
     let datagram = udp::udp_datagram_of(bytes, tags.l3_offset, frame.len() as usize);
-    let ours = |vtep: &&Vtep| meta.dst == vtep.mac && vid == vtep.vid.map_or(0, |vid| vid.get());
+    let ours = |vtep: &&Vtep| meta.dst.0 == vtep.mac && vid == vtep.vid.map_or(0, |vid| vid.get());
     for vtep in cx
         .conf
         .vteps

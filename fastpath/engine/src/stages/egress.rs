@@ -1,54 +1,98 @@
-//! Tags frames for their port and queues them there; counts and frees what was given up. The end of every
-//! packet's way through the stages.
+//! Puts on every frame what its way out asks for, queues it for its port; counts and frees what was given up. The
+//! end of every packet's way through the stages.
 
-use super::lookup::LastDomain;
 use super::{Cx, encap};
 use crate::ids::PackedDest;
-use crate::packet::{Batch, Meta, Verdict};
+use crate::packet::{Batch, Meta, Origin, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
-use clearway_io::Frame;
+use clearway_io::{Frame, Leaving};
 use clearway_wire::vlan::{TAG_LEN, push_tag};
 
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
-    let mut domain = LastDomain::default();
+    prepare(cx, batch);
+    let (mut frames, metas) = batch.leave();
+    let mut rest = metas;
+    // Frames for one port go in runs, and are moved as such.
+    while let Some(first) = rest.first() {
+        let n = rest.iter().take_while(|meta| meta.out == first.out).count();
+        let (run, later) = rest.split_at(n);
+        if first.out == PortId::NONE {
+            give_up(cx, &mut frames, run);
+        } else if !cx.tx.push_run(first.out, &mut frames, n) {
+            one_by_one(cx, &mut frames, run);
+        }
+        rest = later;
+    }
+}
+
+/// Tags and outer headers, and the port. In place: moving a frame right after its change would wait for the change.
+#[inline(always)]
+fn prepare(cx: &mut Cx<'_>, batch: &mut Batch) {
     let snapshot = cx.snapshot;
+    let (mut origin, mut domain) = (Origin::UNKNOWN, None);
     let (frames, metas) = batch.split();
     for (frame, meta) in frames.iter_mut().zip(metas) {
-        let frame = std::mem::take(frame);
-        if let Verdict::Forward(to) = meta.verdict {
-            match domain.get(snapshot, meta) {
-                Some(domain) => emit(cx, frame, meta, domain, to),
-                None => cx.drop(frame, DropReason::NoDomain),
-            }
-        } else {
-            give_up(cx, frame, meta.verdict);
+        let Verdict::Forward(to) = meta.verdict else {
+            continue;
+        };
+        if meta.origin != origin {
+            (origin, domain) = (meta.origin, snapshot.domain(meta.origin.bd()));
+        }
+        let port = match domain {
+            Some(domain) => dress(cx, frame, meta, domain, to),
+            None => Err(DropReason::NoDomain),
+        };
+        match port {
+            Ok(port) => meta.out = port,
+            Err(reason) => meta.verdict = Verdict::Drop(reason),
         }
     }
-    batch.frames.clear();
 }
 
 #[inline(never)]
-fn give_up(cx: &mut Cx<'_>, frame: Frame, verdict: Verdict) {
-    match verdict {
-        Verdict::Drop(reason) => cx.drop(frame, reason),
-        Verdict::Consumed => {
-            cx.ledger.consumed += 1;
-            cx.pools.free(frame);
+fn give_up(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
+    for (meta, frame) in metas.iter().zip(frames) {
+        match meta.verdict {
+            Verdict::Drop(reason) => cx.drop(frame, reason),
+            Verdict::Consumed => {
+                cx.ledger.consumed += 1;
+                cx.pools.free(frame);
+            }
+            // No stage leaves these; should one, the frame is accounted for all the same.
+            Verdict::Next | Verdict::Flood | Verdict::Forward(_) => cx.drop(frame, DropReason::NoDomain),
         }
-        // No stage leaves these; should one, the frame is accounted for all the same.
-        Verdict::Next | Verdict::Flood | Verdict::Forward(_) => cx.drop(frame, DropReason::NoDomain),
     }
 }
 
-/// Sends one frame to a place of its domain.
+/// For a port that does not take all of a run.
+#[inline(never)]
+fn one_by_one(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
+    for (meta, frame) in metas.iter().zip(frames) {
+        queue(cx, frame, meta.out);
+    }
+}
+
+/// Makes a frame what its place in the domain gets; gives the port that leads there.
 #[inline(always)]
-pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: PackedDest) {
+fn dress(
+    cx: &mut Cx<'_>,
+    frame: &mut Frame,
+    meta: &Meta,
+    domain: &Domain,
+    to: PackedDest,
+) -> Result<PortId, DropReason> {
     match to.unpack() {
-        Dest::Member(id) => to_member(cx, frame, meta, domain, id),
-        Dest::Tunnel(id) => match encap::one(cx, &mut frame, meta, domain, id) {
-            Ok(port) => queue(cx, frame, port),
-            Err(reason) => cx.drop(frame, reason),
-        },
+        Dest::Member(id) => to_member(frame, meta, domain, id),
+        Dest::Tunnel(id) => encap::one(cx, frame, meta, domain, id),
+    }
+}
+
+/// Sends one frame more than the batch has: a copy, or one of our own.
+#[inline(never)]
+pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: PackedDest) {
+    match dress(cx, &mut frame, meta, domain, to) {
+        Ok(port) => queue(cx, frame, port),
+        Err(reason) => cx.drop(frame, reason),
     }
 }
 
@@ -61,14 +105,12 @@ pub(super) fn port_of(cx: &Cx<'_>, domain: &Domain, to: PackedDest) -> Option<Po
 }
 
 #[inline(always)]
-fn to_member(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, id: MemberId) {
-    let Some(member) = domain.member(id) else {
-        return cx.drop(frame, DropReason::NoDomain);
-    };
-    if member.tags.outer.is_some() && !push_tags(&mut frame, &member.tags, meta) {
-        return cx.drop(frame, DropReason::NoHeadroom);
+fn to_member(frame: &mut Frame, meta: &Meta, domain: &Domain, id: MemberId) -> Result<PortId, DropReason> {
+    let member = domain.member(id).ok_or(DropReason::NoDomain)?;
+    if member.tags.outer.is_some() && !push_tags(frame, &member.tags, meta) {
+        return Err(DropReason::NoHeadroom);
     }
-    queue(cx, frame, member.port);
+    Ok(member.port)
 }
 
 fn push_tags(frame: &mut Frame, rule: &TagRule, meta: &Meta) -> bool {
@@ -79,7 +121,6 @@ fn push_tags(frame: &mut Frame, rule: &TagRule, meta: &Meta) -> bool {
         .all(|tag| frame.push_front(TAG_LEN as u32) && push_tag(frame.bytes_mut(), tag))
 }
 
-#[inline(always)]
 fn queue(cx: &mut Cx<'_>, frame: Frame, port: PortId) {
     if let Err((frame, reason)) = cx.tx.push(port, frame) {
         cx.drop(frame, reason);

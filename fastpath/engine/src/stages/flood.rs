@@ -19,17 +19,17 @@ pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
 
 fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
     let snapshot = cx.snapshot;
-    let Some(domain) = snapshot.domain(meta.bd) else {
+    let Some(domain) = snapshot.domain(meta.origin.bd()) else {
         return Verdict::Drop(DropReason::NoDomain);
     };
     let limits = &cx.conf.storm;
-    if let Err(reason) = cx.storm.admit(FloodClass::of(meta.dst), limits, cx.now.ns) {
+    if let Err(reason) = cx.storm.admit(FloodClass::of(meta.dst.mac()), limits, cx.now.ns) {
         return Verdict::Drop(reason);
     }
     if suppress::answered(cx, domain, frame, meta) {
         return Verdict::Consumed;
     }
-    let mut targets = targets(domain, meta.source);
+    let mut targets = targets(domain, meta.origin.source());
     let Some(mut target) = targets.next() else {
         return Verdict::Drop(DropReason::NoDestination);
     };

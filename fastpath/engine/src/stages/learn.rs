@@ -4,73 +4,58 @@ use super::Cx;
 use crate::fdb::{Sighting, Value};
 use crate::ids::PackedDest;
 use crate::packet::{Meta, Verdict};
-use crate::{Dest, Domain, DropReason, Fdb, FdbKey, LearnRules, Learned};
-
-/// What was learned last, and the entry that frames from its place make: those of one sender, and of one port
-/// or remote, arrive in runs.
-pub(crate) struct Last {
-    key: FdbKey,
-    source: PackedDest,
-    fresh: Option<Value>,
-}
-
-impl Default for Last {
-    fn default() -> Self {
-        Self {
-            key: FdbKey(0),
-            source: PackedDest::NONE,
-            fresh: None,
-        }
-    }
-}
+use crate::{Dest, Domain, DropReason, Fdb, LearnRules, Learned};
 
 /// Works out where both addresses of a packet are in the table and starts loading those lines, a pass ahead of
 /// their use.
 #[inline(always)]
 pub(crate) fn prefetch(fdb: &Fdb, meta: &mut Meta) {
-    meta.src_line = fdb.line(meta.src_key());
+    let bd = meta.origin.bd();
+    meta.src = meta.src.in_domain(bd);
+    meta.src_line = fdb.line(meta.src);
     fdb.prefetch(meta.src_line);
-    meta.dst_line = fdb.line(meta.dst_key());
+    meta.dst = meta.dst.in_domain(bd);
+    meta.dst_line = fdb.line(meta.dst);
     fdb.prefetch(meta.dst_line);
 }
 
-/// `guarded`: the port has a list of allowed addresses.
+/// Learns where a source address is. `fresh` is the entry that it makes, none if it is not to be learned; `guarded`:
+/// the port has a list of allowed addresses. True if the address is known to be there now; the verdict tells whether
+/// the packet may go on.
 #[inline(always)]
-pub(crate) fn one(cx: &Cx<'_>, domain: &Domain, meta: &mut Meta, guarded: bool, last: &mut Last) {
-    let key = meta.src_key();
-    if (last.key, last.source) == (key, meta.source) {
-        return;
+pub(crate) fn one(
+    cx: &Cx<'_>,
+    domain: &Domain,
+    meta: &mut Meta,
+    guarded: bool,
+    fresh: Option<Value>,
+) -> bool {
+    let spoofed = guarded && is_spoofed(cx, meta);
+    if !spoofed && fresh.is_some_and(|fresh| cx.fdb.refresh(meta.src_line, meta.src, fresh)) {
+        return true;
     }
-    if meta.src >> 40 & 1 == 1 || meta.src == 0 {
-        meta.verdict = Verdict::Drop(DropReason::InvalidSource);
-        return;
+    // Such an address is never in the table, so this is soon enough.
+    let invalid = meta.src.is_group() || meta.src.mac() == 0;
+    if invalid || spoofed {
+        meta.verdict = Verdict::Drop(if invalid {
+            DropReason::InvalidSource
+        } else {
+            DropReason::SpoofedSource
+        });
+        return false;
     }
-    if guarded && is_spoofed(cx, meta) {
-        meta.verdict = Verdict::Drop(DropReason::SpoofedSource);
-        return;
-    }
-    if last.source != meta.source || last.key.bd() != meta.bd {
-        last.fresh = fresh(cx, domain, meta.source);
-    }
-    last.source = meta.source;
-    let known = match last.fresh {
-        Some(fresh) => cx.fdb.refresh(meta.src_line, key, fresh) || news(cx, domain, meta),
-        None => true,
-    };
-    // An address that was not taken is offered again with its next frame.
-    last.key = if known { key } else { FdbKey(0) };
+    fresh.is_none() || news(cx, domain, meta)
 }
 
 /// The entry that a frame from `source` makes; none: it is not to be learned.
-#[inline(always)]
-fn fresh(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Value> {
+#[inline]
+pub(crate) fn fresh(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Value> {
     if !domain.learning || !cx.conf.learning {
         return None;
     }
     sighting(cx, domain, source).map(Sighting::value)
 }
 
-#[inline(always)]
 fn sighting(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Sighting> {
     let dest = source.unpack();
     let generation = generation(cx, domain, dest)?;
@@ -84,13 +69,13 @@ fn sighting(cx: &Cx<'_>, domain: &Domain, source: PackedDest) -> Option<Sighting
 /// Frames of remotes carry other people's addresses; all others must be on the port's list.
 #[inline(never)]
 fn is_spoofed(cx: &Cx<'_>, meta: &Meta) -> bool {
-    !meta.source.is_tunnel() && !cx.conf.allowed_macs.contains(&meta.src)
+    !meta.origin.source().is_tunnel() && !cx.conf.allowed_macs.contains(&meta.src.mac())
 }
 
 /// The address is not known, or known to be elsewhere. True if it is now known to be where it was seen.
 #[cold]
 fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
-    let Some(seen) = sighting(cx, domain, meta.source) else {
+    let Some(seen) = sighting(cx, domain, meta.origin.source()) else {
         return false;
     };
     let rules = LearnRules {
@@ -99,7 +84,7 @@ fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
     };
     match cx
         .fdb
-        .learn(meta.src_line, meta.src_key(), seen, &rules, &cx.conf.entries)
+        .learn(meta.src_line, meta.src, seen, &rules, &cx.conf.entries)
     {
         Learned::Known | Learned::New => return true,
         Learned::Moved => {
@@ -113,7 +98,6 @@ fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
 }
 
 /// The generation that entries of this place carry; none: the place is gone.
-#[inline(always)]
 fn generation(cx: &Cx<'_>, domain: &Domain, dest: Dest) -> Option<u16> {
     match dest {
         Dest::Member(id) => domain.member(id).map(|member| member.generation),

@@ -1,7 +1,7 @@
 //! Reads the addresses of every frame and refuses what no bridge forwards.
 
-use crate::DropReason;
 use crate::packet::{Batch, Meta, Verdict};
+use crate::{DropReason, FdbKey};
 use clearway_wire::{checksum, ethernet, parse_tags};
 
 /// 01:80:c2:00:00:00 to 0f, without the last four bits.
@@ -14,7 +14,7 @@ pub(crate) fn addresses(bytes: &[u8], meta: &mut Meta) {
         meta.verdict = Verdict::Drop(DropReason::Truncated);
         return;
     };
-    (meta.dst, meta.src) = (dst, src);
+    (meta.dst, meta.src) = (FdbKey(dst), FdbKey(src));
     if dst & !0xf == LINK_LOCAL {
         meta.verdict = Verdict::Drop(DropReason::LinkLocal);
     }

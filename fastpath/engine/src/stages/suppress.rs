@@ -24,9 +24,9 @@ pub(super) fn answered(cx: &mut Cx<'_>, domain: &Domain, frame: &Frame, meta: &M
         // Who asks for itself (duplicate address detection), or sits where the host is, asks the host.
         let there = cx
             .fdb
-            .get(FdbKey::new(meta.bd, mac))
+            .get(FdbKey::new(meta.origin.bd(), mac))
             .map(|entry| entry.dest.into());
-        (mac != meta.src && there != Some(meta.source)).then(|| MacAddr::from_u64(mac))
+        (mac != meta.src.mac() && there != Some(meta.origin.source())).then(|| MacAddr::from_u64(mac))
     };
     let mut bytes = [0; REPLY];
     let len = match tags.ethertype {
@@ -35,7 +35,7 @@ pub(super) fn answered(cx: &mut Cx<'_>, domain: &Domain, frame: &Frame, meta: &M
         _ => None,
     };
     let Some((mac, len)) = len else { return false };
-    bytes[..6].copy_from_slice(&MacAddr::from_u64(meta.src).0);
+    bytes[..6].copy_from_slice(&MacAddr::from_u64(meta.src.mac()).0);
     bytes[6..12].copy_from_slice(&mac.0);
     bytes[12..14].copy_from_slice(&tags.ethertype.0.to_be_bytes());
     // 60 bytes: the least that an Ethernet frame has without FCS.
@@ -47,7 +47,7 @@ pub(super) fn answered(cx: &mut Cx<'_>, domain: &Domain, frame: &Frame, meta: &M
 
 /// Sends a frame of our own back to where another came from.
 pub(super) fn emit_own(cx: &mut Cx<'_>, bytes: &[u8], meta: &Meta, domain: &Domain) {
-    let to = meta.source;
+    let to = meta.origin.source();
     let region = egress::port_of(cx, domain, to)
         .and_then(|port| cx.tx.region(port))
         .or(cx.region);

@@ -19,8 +19,8 @@ pub(super) fn report(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domai
     let mtu = max_inner.saturating_sub(l3 as u32);
     let mut bytes = [0; 14 + 2 * TAG_LEN + icmpv6::MAX_ERROR_LEN];
     bytes[..l3].copy_from_slice(header);
-    bytes[..6].copy_from_slice(&MacAddr::from_u64(meta.src).0);
-    bytes[6..12].copy_from_slice(&MacAddr::from_u64(meta.dst).0);
+    bytes[..6].copy_from_slice(&MacAddr::from_u64(meta.src.mac()).0);
+    bytes[6..12].copy_from_slice(&MacAddr::from_u64(meta.dst.mac()).0);
     let out = &mut bytes[l3..];
     let mut quote = Quote::new(original);
     let len = match tags.ethertype {

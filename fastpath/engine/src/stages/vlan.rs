@@ -1,7 +1,7 @@
 //! Finds the bridge domain of every frame from its port and tags (IEEE 802.1Q §6.9), and removes the tags
 //! that said so.
 
-use crate::packet::{Meta, Verdict};
+use crate::packet::{Meta, Origin, Verdict};
 use crate::{Dest, DropReason, Place, VidTable};
 use clearway_io::Frame;
 use clearway_wire::vlan::{TAG_LEN, pop_tag};
@@ -15,8 +15,7 @@ pub(crate) fn no_service(meta: &mut Meta) {
 
 #[inline(always)]
 pub(crate) fn enter(meta: &mut Meta, place: Place) {
-    meta.bd = place.bd;
-    meta.source = Dest::Member(place.member).into();
+    meta.origin = Origin::new(place.bd, Dest::Member(place.member).into());
 }
 
 #[inline(always)]
