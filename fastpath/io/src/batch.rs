@@ -36,7 +36,6 @@ impl<'a> Leaving<'a> {
 
     /// Those that are still to be taken.
     #[inline(always)]
-    #[must_use]
     pub fn frames(&self) -> &[Frame] {
         self.frames
     }

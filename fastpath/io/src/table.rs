@@ -51,8 +51,10 @@ impl<T: Default> TableMemory<T> {
         unsafe { libc::madvise(start.as_ptr().cast(), bytes - HUGE_PAGE, libc::MADV_HUGEPAGE) };
         let first = start.cast::<T>();
         for i in 0..len {
-            // SAFETY: the mapping has room for len entries behind `start`, which is aligned for them.
-            unsafe { first.add(i).write(T::default()) };
+            // SAFETY: the mapping has room for len entries behind `start`.
+            let entry = unsafe { first.add(i) };
+            // SAFETY: `start`, and so every entry, is aligned for T.
+            unsafe { entry.write(T::default()) };
         }
         Self {
             entries: NonNull::slice_from_raw_parts(first, len),
@@ -74,11 +76,10 @@ impl<T> Deref for TableMemory<T> {
 
 impl<T> Drop for TableMemory<T> {
     fn drop(&mut self) {
-        // SAFETY: the entries are ours alone and are not used again; then the mapping that `new` made goes.
-        unsafe {
-            std::ptr::drop_in_place(self.entries.as_ptr());
-            libc::munmap(self.base.as_ptr().cast(), self.bytes);
-        }
+        // SAFETY: the entries are ours alone and are not used again.
+        unsafe { std::ptr::drop_in_place(self.entries.as_ptr()) };
+        // SAFETY: the mapping that `new` made, of which nothing is used any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
