@@ -106,6 +106,23 @@ fn jumbo_frames_pass() {
 }
 
 #[test]
+fn jumbo_frames_of_pods_that_keep_their_offloads_pass() {
+    if !ready() {
+        return;
+    }
+    // The checksum that a pod leaves to its device is over several chunks here.
+    let pods = Pods::shaped(2, |wire| wire.with_offloads().mtu(9000));
+    let daemon = Daemon::start(&pods.fwd, &lan(2, &plain, ""));
+    let (a, b) = (pods.pod(0), pods.pod(1));
+    tcp_echo(a, b, &Pods::ip4(1), 2_000_000);
+    tcp_echo(b, a, &Pods::ip6(0), 2_000_000);
+    Flow::start(a, b, &Pods::ip4(1), 2000, 8901)
+        .run(Duration::from_millis(500))
+        .assert_whole();
+    daemon.assert_ledger();
+}
+
+#[test]
 fn unknown_is_flooded_and_known_is_not() {
     if !ready() {
         return;

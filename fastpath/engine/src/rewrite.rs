@@ -155,7 +155,7 @@ impl Rewrite {
             vni,
         } = fields;
         let inner_sum = if self.checksum {
-            segments_sum(frame)
+            segments_sum(frame, 0)
         } else {
             Sum::ZERO
         };
@@ -243,10 +243,12 @@ struct Fields {
     vni: Vni,
 }
 
-/// Sum over a frame's bytes, whatever its segments.
-fn segments_sum(frame: &Frame) -> Sum {
+/// Sum over a frame's bytes from `start` on, which lies in the first of its segments.
+pub(crate) fn segments_sum(frame: &Frame, start: usize) -> Sum {
     let (mut sum, mut odd) = (Sum::ZERO, false);
+    let mut skip = start;
     for part in frame.segments() {
+        let part = part.get(std::mem::take(&mut skip)..).unwrap_or_default();
         let part_sum = checksum::sum(part);
         sum += if odd { part_sum.swapped() } else { part_sum };
         odd ^= part.len() % 2 == 1;

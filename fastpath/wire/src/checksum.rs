@@ -8,6 +8,7 @@ use core::ops::{Add, AddAssign};
 
 use crate::bytes::{be16, get, put16};
 use crate::ip::{self, protocol};
+use crate::{ipv4, ipv6};
 
 /// A ones' complement sum of big-endian 16-bit words, not yet complemented.
 #[derive(Debug, Clone, Copy, Default)]
@@ -183,30 +184,90 @@ impl L4 {
         if len < minimum || len > upper.len {
             return None;
         }
-        let pseudo_header = if upper.is_ipv6 {
-            let (src, dst) = (
-                Ipv6Addr::from(get::<16>(packet, 8)),
-                Ipv6Addr::from(get::<16>(packet, 24)),
-            );
-            pseudo_header_v6(src, dst, upper.protocol, u32::try_from(len).ok()?)
-        } else {
-            let (src, dst) = (
-                Ipv4Addr::from(get::<4>(packet, 12)),
-                Ipv4Addr::from(get::<4>(packet, 16)),
-            );
-            pseudo_header_v4(src, dst, upper.protocol, u16::try_from(len).ok()?)
-        };
         Some(Self {
             protocol: upper.protocol,
             start: upper.offset,
             len,
             field: upper.offset + field,
-            pseudo_header,
+            pseudo_header: pseudo_header(packet, upper.protocol, len)?,
         })
     }
 
     fn sum(&self, packet: &[u8]) -> Sum {
         self.pseudo_header + sum(&packet[self.start..self.start + self.len])
+    }
+}
+
+/// The sum of the pseudo header of an IP packet, whose fixed header is there.
+fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Option<Sum> {
+    Some(if packet[0] >> 4 == 6 {
+        let (src, dst) = (
+            Ipv6Addr::from(get::<16>(packet, 8)),
+            Ipv6Addr::from(get::<16>(packet, 24)),
+        );
+        pseudo_header_v6(src, dst, protocol, u32::try_from(len).ok()?)
+    } else {
+        let (src, dst) = (
+            Ipv4Addr::from(get::<4>(packet, 12)),
+            Ipv4Addr::from(get::<4>(packet, 16)),
+        );
+        pseudo_header_v4(src, dst, protocol, u16::try_from(len).ok()?)
+    })
+}
+
+/// Where the unfinished checksum of a packet is whose bytes are not in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Offset of the TCP or UDP header from the IP header.
+    pub start: usize,
+    /// Offset of the checksum field from the IP header.
+    pub field: usize,
+    /// UDP: a checksum of zero is sent as 0xffff (RFC 768).
+    pub is_udp: bool,
+}
+
+impl Unfinished {
+    /// Finds it in the first bytes of an IP packet of `len` bytes: [`l4_checksum_is_partial`] for IPv4 and for IPv6
+    /// without extension headers.
+    #[must_use]
+    pub fn find(head: &[u8], len: usize) -> Option<Self> {
+        let (protocol, start, ip_len) = match head.first()? >> 4 {
+            4 => {
+                let header = head.first_chunk::<{ ipv4::HEADER_LEN }>()?;
+                let is_fragment = be16(header, 6) & 0x3fff != 0;
+                let start = usize::from(header[0] & 0x0f) * 4;
+                (!is_fragment).then(|| (header[9], start, usize::from(be16(header, 2))))?
+            }
+            6 => {
+                let header = head.first_chunk::<{ ipv6::HEADER_LEN }>()?;
+                let start = ipv6::HEADER_LEN;
+                (header[6], start, start + usize::from(be16(header, 4)))
+            }
+            _ => return None,
+        };
+        let l4_len = len.checked_sub(start)?;
+        let field = match protocol {
+            protocol::TCP => start + 16,
+            protocol::UDP if usize::from(be16(head.get(start..start + 8)?, 4)) == l4_len => start + 6,
+            _ => return None,
+        };
+        let whole = ip_len == len && head.len() >= field + 2;
+        let unfinished = whole && be16(head, field) == pseudo_header(head, protocol, l4_len)?.fold();
+        unfinished.then_some(Self {
+            start,
+            field,
+            is_udp: protocol == protocol::UDP,
+        })
+    }
+
+    /// The checksum, from the sum of all bytes from `start` to the end: with the sum of the pseudo header that is in
+    /// the field already, that is the whole sum.
+    #[must_use]
+    pub const fn checksum(self, sum: Sum) -> u16 {
+        match sum.finish() {
+            0 if self.is_udp => 0xffff,
+            checksum => checksum,
+        }
     }
 }
 
@@ -312,6 +373,37 @@ mod tests {
         #[test]
         fn sum_is_the_reference(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
             proptest::prop_assert_eq!(sum(&bytes).fold(), reference(&bytes));
+        }
+
+        /// In one piece and in two, the same packet is finished the same way.
+        #[test]
+        fn pieces_are_finished_like_the_whole(
+            v6: bool, udp: bool, payload in proptest::collection::vec(proptest::num::u8::ANY, 0..300), cut: u16,
+        ) {
+            let (l3, l4) = (if v6 { 40 } else { 20 }, if udp { 8 } else { 20 });
+            let mut packet = vec![7u8; l3 + l4];
+            packet.extend(&payload);
+            let len = packet.len();
+            if v6 {
+                packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, if udp { 17 } else { 6 }, 64]);
+                put16(&mut packet, 4, (len - 40) as u16);
+            } else {
+                packet[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, if udp { 17 } else { 6 }, 0, 0]);
+                put16(&mut packet, 2, len as u16);
+            }
+            if udp {
+                put16(&mut packet, l3 + 4, (len - l3) as u16);
+            }
+            let field = l3 + if udp { 6 } else { 16 };
+            let pseudo = pseudo_header(&packet, if udp { 17 } else { 6 }, len - l3).expect("short").fold();
+            put16(&mut packet, field, pseudo);
+            let cut = (field + 2 + usize::from(cut) % (payload.len() + 1)).min(len);
+            let found = Unfinished::find(&packet[..cut], len).expect("unfinished");
+            proptest::prop_assert_eq!((found.start, found.field), (l3, field));
+            let ours = found.checksum(sum(&packet[l3..]));
+            proptest::prop_assert_eq!(Unfinished::find(&packet[..cut], len + 1), None);
+            proptest::prop_assert!(fill_l4_checksum(&mut packet));
+            proptest::prop_assert_eq!(ours, be16(&packet, field));
         }
 
         #[test]
