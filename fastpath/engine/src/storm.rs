@@ -1,4 +1,4 @@
-//! Token buckets that limit what a port floods.
+//! Token buckets that limit what a port floods, and what is answered to it.
 
 use crate::{DropReason, StormLimits};
 
@@ -65,9 +65,19 @@ pub(crate) struct Storm {
     broadcast: Bucket,
     multicast: Bucket,
     unknown: Bucket,
+    errors: Bucket,
 }
 
+/// ICMP errors a second that a port's senders get, at most: RFC 4443 §2.4 (f) and RFC 1812 §4.3.2.8 want a limit,
+/// and this is the kernel's (`icmp_msgs_per_sec`).
+const ERRORS_PER_SECOND: u32 = 1000;
+
 impl Storm {
+    /// Whether one more ICMP error may be sent now.
+    pub(crate) fn may_report(&mut self, now_ns: u64) -> bool {
+        self.errors.take(ERRORS_PER_SECOND, now_ns)
+    }
+
     /// Whether one more frame of this class may be flooded now; else why not.
     #[inline]
     pub(crate) fn admit(
@@ -91,6 +101,13 @@ impl Storm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_have_a_limit_of_their_own() {
+        let mut storm = Storm::default();
+        let mut count = |now: u64| (0..500).filter(|_| storm.may_report(now)).count();
+        assert_eq!((count(5 * TOKEN), count(5 * TOKEN + TOKEN / 100)), (100, 10));
+    }
 
     #[test]
     fn a_bucket_gives_its_burst_then_its_rate() {

@@ -10,6 +10,8 @@
 //! on a packet's way takes a lock, allocates, makes a system call other than the port's own, or reads a clock
 //! (once a turn). What control wants is applied between two turns, so the world is constant during one.
 
+mod commands;
+
 use crate::counters::Ledger;
 use crate::fdb::Grace;
 use crate::message::{Command, Event};
@@ -163,6 +165,10 @@ pub struct Worker {
     pub(crate) started: Instant,
     queues: Vec<Option<Queue>>,
     active: Vec<usize>,
+    /// Queues that are there and have no fault: active or parked.
+    working: usize,
+    /// The next queue to ask for what it lost.
+    losses_of: usize,
     /// Workers that send for ports without a queue here, by port.
     remotes: Vec<Option<WorkerId>>,
     snapshot: Arc<Snapshot>,
@@ -222,6 +228,8 @@ impl Worker {
             started,
             queues: Vec::new(),
             active: Vec::new(),
+            working: 0,
+            losses_of: 0,
             remotes: Vec::new(),
             snapshot: Arc::default(),
             pools: PoolSet::new(),
@@ -274,8 +282,11 @@ impl Worker {
             i += usize::from(self.active.get(i) == Some(&index));
         }
         moved += self.take_handed();
+        if self.losses_of < self.queues.len() {
+            self.read_losses(1);
+        }
         let turns = self.status.turns.load(Ordering::Relaxed) + 1;
-        if self.active.len() < self.queues.len() && turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
+        if self.active.len() < self.working && turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
             self.look_at_parked(Some(Duration::ZERO));
         }
         self.moved_last = moved > 0;
@@ -292,14 +303,18 @@ impl Worker {
         }
         let s = (ns / 1_000_000_000) as u16;
         if s != self.now.s {
-            self.read_losses();
+            self.losses_of = 0;
         }
         self.now = Now { ns, s };
     }
 
-    /// Once a second: what the rings lost by themselves.
-    fn read_losses(&mut self) {
-        for index in 0..self.queues.len() {
+    /// Once a second and queue: what the rings lost by themselves. Of the next `n` queues: asking takes system calls,
+    /// and hundreds in one turn would be felt on every port.
+    fn read_losses(&mut self, n: usize) {
+        let from = self.losses_of.min(self.queues.len());
+        let to = from.saturating_add(n).min(self.queues.len());
+        self.losses_of = to;
+        for index in from..to {
             let Some(queue) = self.queues[index].as_mut() else {
                 continue;
             };
@@ -353,6 +368,7 @@ impl Worker {
             return;
         };
         queue.faulted = true;
+        self.working -= 1;
         let reason = queue.io.fault().map(ToString::to_string).unwrap_or_default();
         let (port, queue) = (queue.port, queue.number);
         self.park(index);
@@ -501,6 +517,7 @@ impl Worker {
     /// Sleeps until a frame, a command or a frame from another worker arrives: ask for the notification,
     /// fence, look again, sleep.
     fn sleep(&mut self) {
+        self.read_losses(usize::MAX);
         // Release: a control that sees us asleep sees all that we did before.
         self.status.sleeping.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -535,153 +552,6 @@ impl Worker {
                 break;
             }
         }
-    }
-
-    #[cold]
-    fn apply_commands(&mut self) {
-        if let Some(event) = self.backlog.pop_front() {
-            self.tell_first(event);
-        }
-        while let Ok(command) = self.commands.pop() {
-            self.apply(command);
-        }
-    }
-
-    fn tell_first(&mut self, event: Event) {
-        self.backlog.push_front(event);
-        while let Some(event) = self.backlog.pop_front() {
-            if let Err(rtrb::PushError::Full(event)) = self.events.push(event) {
-                return self.backlog.push_front(event);
-            }
-        }
-    }
-
-    fn apply(&mut self, command: Command) {
-        match command {
-            Command::Swap(snapshot) => self.swap(snapshot),
-            Command::AddRegion(umem) => self.pools.add(&umem),
-            Command::RemoveRegion(region) => {
-                if let Some(pool) = self.pools.remove(region) {
-                    self.tell(Event::RetiredPool(pool));
-                }
-            }
-            Command::AddQueue {
-                port,
-                queue,
-                io,
-                region,
-                counters,
-            } => {
-                self.add_queue(port, queue, io, region, counters);
-            }
-            Command::RemoveQueue { port, queue } => self.remove_queue(port, queue),
-            Command::SetRemote { port, worker } => {
-                if self.remotes.len() <= port.index() {
-                    self.remotes.resize(port.index() + 1, None);
-                }
-                self.remotes[port.index()] = worker;
-                self.route(port);
-            }
-            Command::Ledger => self.tell(Event::Ledger(Box::new(self.ledger))),
-            Command::Stop => self.stopping = true,
-        }
-    }
-
-    fn swap(&mut self, snapshot: Arc<Snapshot>) {
-        for (index, conf) in snapshot.ports.iter().enumerate() {
-            if let Some(conf) = conf {
-                self.tx.set_mtu(PortId(index as u16), conf.mtu);
-            }
-        }
-        for queue in self.queues.iter_mut().flatten() {
-            queue.conf = Self::conf_of(&snapshot, queue.port, &self.default_conf);
-        }
-        // Relaxed would do for the tables (the queue synchronises); Release pairs with control's wait.
-        self.status.epoch.store(snapshot.epoch, Ordering::Release);
-        let old = std::mem::replace(&mut self.snapshot, snapshot);
-        self.tell(Event::RetiredSnapshot(old));
-    }
-
-    fn conf_of(snapshot: &Snapshot, port: PortId, default: &Arc<PortConf>) -> Arc<PortConf> {
-        snapshot
-            .ports
-            .get(port.index())
-            .and_then(Clone::clone)
-            .unwrap_or_else(|| default.clone())
-    }
-
-    fn add_queue(
-        &mut self,
-        port: PortId,
-        number: u16,
-        io: Box<AnyPort>,
-        region: Option<RegionId>,
-        counters: Arc<PortCounters>,
-    ) {
-        let conf = Self::conf_of(&self.snapshot, port, &self.default_conf);
-        let index = self.queues.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.queues.push(None);
-            self.queues.len() - 1
-        });
-        self.queues[index] = Some(Queue {
-            port,
-            number,
-            io,
-            region,
-            conf,
-            counters,
-            storm: Storm::default(),
-            idle_turns: 0,
-            active: true,
-            faulted: false,
-            watched: false,
-        });
-        self.active.push(index);
-        self.route(port);
-    }
-
-    fn remove_queue(&mut self, port: PortId, number: u16) {
-        let is_it = |q: &Option<Queue>| q.as_ref().is_some_and(|q| q.port == port && q.number == number);
-        let Some(index) = self.queues.iter().position(is_it) else {
-            return;
-        };
-        self.park(index);
-        let Some(mut queue) = self.queues[index].take() else {
-            return;
-        };
-        queue.unwatch(&self.poll);
-        self.route(port);
-        self.tell(Event::Retired {
-            port,
-            queue: number,
-            io: queue.io,
-        });
-    }
-
-    /// Works out how a port is reached now: a queue of our own, else the worker that control named.
-    fn route(&mut self, port: PortId) {
-        let own = self
-            .queues
-            .iter()
-            .position(|q| q.as_ref().is_some_and(|q| q.port == port && !q.faulted));
-        let remote = self
-            .remotes
-            .get(port.index())
-            .copied()
-            .flatten()
-            .filter(|w| *w != self.id);
-        let (route, region) = match (own, remote) {
-            (Some(index), _) => (
-                Route::Local(index),
-                self.queues[index].as_ref().and_then(|q| q.region),
-            ),
-            (None, Some(worker)) => (Route::Remote(worker), None),
-            (None, None) => (Route::None, None),
-        };
-        if let Some(conf) = self.snapshot.port(port) {
-            self.tx.set_mtu(port, conf.mtu);
-        }
-        self.tx.set_route(port, route, region);
     }
 }
 

@@ -341,6 +341,16 @@ fn removing_a_port_drops_only_what_was_for_it() {
             .collect::<Vec<_>>(),
         [0]
     );
+    // Floods pass it over, and end when nobody is left.
+    let flooded = bed.cross(0, &frame(mac(200), mac(1)));
+    assert_eq!(flooded.into_keys().collect::<Vec<_>>(), [1]);
+    bed.engine.remove_queue(PortId(1), 0).expect("remove");
+    bed.turn();
+    drop(bed.engine.events());
+    bed.peers[1] = None;
+    assert!(bed.cross(0, &frame(mac(200), mac(1))).is_empty());
+    let drops: Vec<_> = bed.drops().into_iter().collect();
+    assert_eq!(drops, [("no_destination", 1), ("tx_down", 1)]);
     bed.finish();
 }
 

@@ -5,6 +5,7 @@ use super::{Cx, egress, lookup, suppress};
 use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Verdict};
 use crate::storm::FloodClass;
+use crate::tx::Route;
 use crate::{Dest, Domain, DropReason, MemberId};
 use clearway_io::Frame;
 
@@ -29,15 +30,15 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
     if suppress::answered(cx, domain, frame, meta) {
         return Verdict::Consumed;
     }
-    let mut targets = targets(domain, meta.origin.source());
-    let Some(mut target) = targets.next() else {
-        return Verdict::Drop(DropReason::NoDestination);
-    };
-    for next in targets {
-        copy_to(cx, frame, meta, domain, target);
-        target = next;
+    let mut last = None;
+    for target in targets(domain, meta.origin.source()) {
+        // What is down gets no copy: nobody waits for it there.
+        let up = egress::port_of(cx, domain, target).is_some_and(|port| cx.tx.route(port) != Route::None);
+        if up && let Some(earlier) = last.replace(target) {
+            copy_to(cx, frame, meta, domain, earlier);
+        }
     }
-    Verdict::Forward(target)
+    last.map_or(Verdict::Drop(DropReason::NoDestination), Verdict::Forward)
 }
 
 /// Everywhere but back.
