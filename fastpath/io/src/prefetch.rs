@@ -1,6 +1,6 @@
 //! Cache prefetch as safe functions: a hint can't fault, whatever the address.
 
-use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 /// Starts loading the cache line of `value`.
 #[inline(always)]
@@ -14,4 +14,14 @@ pub fn prefetch_read<T: ?Sized>(value: &T) {
 pub fn prefetch_write<T: ?Sized>(value: &T) {
     // SAFETY: PREFETCHW is a hint: it neither faults nor changes what the program can observe.
     unsafe { _mm_prefetch::<_MM_HINT_ET0>(core::ptr::from_ref(value).cast()) }
+}
+
+/// Starts loading the second and all further cache lines of `bytes`, as far as the second-level cache: a batch of
+/// whole packets does not fit the first.
+#[inline(always)]
+pub(crate) fn prefetch_lines(bytes: &[u8]) {
+    for line in bytes.chunks(64).skip(1) {
+        // SAFETY: PREFETCHT1 is a hint: it neither faults nor changes what the program can observe.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+    }
 }

@@ -16,6 +16,7 @@ use super::ring::{RingSizes, Rings};
 use super::socket::{BusyPoll, Interface};
 use super::{sys, uapi};
 use crate::pool::FramePool;
+use crate::prefetch::{prefetch_lines, prefetch_read};
 use crate::{BATCH, Fault, Frame, FrameBatch, MAX_SEGMENTS, PoolSet, Port, RxCounts, TxCounts, Umem};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -214,7 +215,14 @@ impl AfXdpPort {
             self.put_chunk(pools.get(self.umem.id()), chunk);
             return None;
         }
-        Some(Frame::from_chunk(self.umem.region(), chunk, offset, desc.len))
+        let frame = Frame::from_chunk(self.umem.region(), chunk, offset, desc.len);
+        // Another core or the device wrote the headers: they are on their way while the rest of the batch is read.
+        prefetch_read(frame.bytes());
+        if !self.report.zero_copy {
+            // The kernel will copy all of it when it is sent, and waits for each line that is not here by then.
+            prefetch_lines(frame.bytes());
+        }
+        Some(frame)
     }
 
     #[inline(always)]
