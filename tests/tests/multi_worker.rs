@@ -179,6 +179,8 @@ bridge-domains:
         Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 5_000, 100)
             .run(Duration::from_secs(1))
             .assert_whole();
+        let sleeps = daemon.get("workers")[0]["sleeps"].as_u64().expect("a number");
+        assert_eq!(sleeps > 0, idle == "adaptive", "{idle}: {sleeps} sleeps");
         daemon.assert_ledger();
         daemon.stop();
     }

@@ -118,6 +118,7 @@ fn conf(
             multicast: storm.multicast,
             unknown: storm.unknown,
         },
+        storm_buckets: old.map(|old| old.storm_buckets.clone()).unwrap_or_default(),
         learning: port.learning,
         learn_limit: port.learn_limit.unwrap_or(u32::MAX),
         entries: old.map(|old| old.entries.clone()).unwrap_or_default(),
@@ -192,7 +193,12 @@ fn tags(key: TagKey, port: &Port) -> TagRule {
         PcpPolicy::Keep => None,
         PcpPolicy::Set(pcp) => Some(pcp),
     };
-    TagRule { outer, inner, pcp }
+    TagRule {
+        outer,
+        inner,
+        pcp,
+        native: key == TagKey::Untagged && matches!(port.service(), PortService::Trunk { .. }),
+    }
 }
 
 fn same(a: &PortConf, b: &PortConf) -> bool {
@@ -211,6 +217,7 @@ fn same(a: &PortConf, b: &PortConf) -> bool {
     };
     service
         && Arc::ptr_eq(&a.entries, &b.entries)
+        && Arc::ptr_eq(&a.storm_buckets, &b.storm_buckets)
         && (&a.vteps, &a.allowed_macs, a.storm, a.learning, a.learn_limit)
             == (&b.vteps, &b.allowed_macs, b.storm, b.learning, b.learn_limit)
         && (a.mtu, a.owner, a.finish_checksums) == (b.mtu, b.owner, b.finish_checksums)

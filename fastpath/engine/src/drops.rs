@@ -41,7 +41,7 @@ drop_reasons! {
         "Give the port `access`, `trunk`, `tunnel` or a cross-connect."
     UntaggedNotAllowed "untagged_not_allowed" "Untagged (or priority-tagged) on a trunk port without a native bridge domain."
         "Set `native` on the port, or tag the frames."
-    VlanNotAllowed "vlan_not_allowed" "Carries a VLAN tag that this port does not accept."
+    VlanNotAllowed "vlan_not_allowed" "Carries a VLAN tag that this port does not accept, or would leave by a trunk's native VLAN with a tag of another."
         "Add the VLAN to the port's `trunk`, or use `tunnel` to carry tags as payload."
     LinkLocal "link_local" "To 01:80:c2:00:00:0x, which a bridge must not forward (IEEE 802.1Q, 8.6.3)."
         "Expected for STP, LACP, LLDP and pause frames; a cross-connect passes them."

@@ -403,17 +403,24 @@ impl Fdb {
     ) -> Learned {
         match self.find(line, key) {
             Some((_, value)) if value.place() == seen.value().place() => Learned::Known,
-            Some((slot, value)) => Self::relocate(slot, value, seen.value(), seen.now, rules),
+            Some((slot, value)) => Self::relocate(slot, value, seen, rules, port_entries),
             None => self.enter(line, key, seen.value(), rules, port_entries),
         }
     }
 
     /// The address is known at another place.
     #[cold]
-    fn relocate(slot: &Slot, old: Value, fresh: Value, now: u16, rules: &LearnRules) -> Learned {
+    fn relocate(
+        slot: &Slot,
+        old: Value,
+        seen: Sighting,
+        rules: &LearnRules,
+        port_entries: &AtomicU32,
+    ) -> Learned {
         if old.is_static() {
             return Learned::Static;
         }
+        let (fresh, now) = (seen.value(), seen.now);
         let age = now.wrapping_sub(old.window());
         // An entry of a port that is gone or was flushed does not "move": it is simply stale. Only control
         // knows generations; here a different generation of the same place is no move either.
@@ -425,6 +432,9 @@ impl Fdb {
             moves if age < rules.move_window => (moves + 1, old.window()),
             _ => (1, now),
         };
+        if !same_dest && port_entries.load(Ordering::Relaxed) >= rules.port_limit {
+            return Learned::Limit;
+        }
         let swap = |new: Value| {
             slot.value
                 .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
@@ -435,7 +445,11 @@ impl Fdb {
             return Learned::Damped;
         }
         match swap(fresh.with_moves(moves, window)) {
-            Ok(_) if !same_dest => Learned::Moved,
+            Ok(_) if !same_dest => {
+                // The port that it left counts again at the next sweep.
+                port_entries.fetch_add(1, Ordering::Relaxed);
+                Learned::Moved
+            }
             _ => Learned::Known,
         }
     }

@@ -41,4 +41,5 @@ pub use snapshot::{
     Domain, Member, OuterDscp, Place, PortConf, Remotes, Service, Snapshot, StormLimits, TagRule, Tunnel,
     VidEntry, VidTable, VniTable, Vtep,
 };
+pub use storm::Storm;
 pub use worker::{Idle, SPIN_BEFORE_SLEEP, Worker};

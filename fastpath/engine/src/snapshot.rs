@@ -10,6 +10,7 @@
 //! Everything sits behind an `Arc` of its own: a new snapshot shares what did not change with the old one.
 //! Control builds snapshots, workers read them; nobody changes one.
 
+use crate::storm::Storm;
 use crate::{BdId, LearnRules, MemberId, PortId, TunnelId, VtepId, WorkerId};
 use clearway_wire::{Dscp, EtherType, MappedIp, Pcp, Tag, Tci, Vid, Vni};
 use std::collections::HashMap;
@@ -159,6 +160,8 @@ pub struct PortConf {
     pub allowed_macs: Box<[u64]>,
     /// Flood limits.
     pub storm: StormLimits,
+    /// What is spent of them; shared by all snapshots and queues of this port.
+    pub storm_buckets: Arc<Storm>,
     /// Whether source addresses are learned here.
     pub learning: bool,
     /// Most dynamic addresses.
@@ -180,6 +183,7 @@ impl Default for PortConf {
             vteps: Box::default(),
             allowed_macs: Box::default(),
             storm: StormLimits::default(),
+            storm_buckets: Arc::default(),
             learning: true,
             learn_limit: u32::MAX,
             entries: Arc::default(),
@@ -199,6 +203,9 @@ pub struct TagRule {
     pub inner: Option<Vid>,
     /// Priority to set; none: the one the frame came with.
     pub pcp: Option<Pcp>,
+    /// A trunk's native domain: a frame that still has a tag may not leave, since on the trunk that tag means another
+    /// domain.
+    pub native: bool,
 }
 
 impl TagRule {

@@ -1,40 +1,31 @@
-//! Token buckets that limit what a port floods, and what is answered to it.
+//! Limits of what a port floods, and of what is answered to it: shared by all its queues, whichever workers have them.
 
 use crate::{DropReason, StormLimits};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A second's tokens, at most; refilled by the clock of the turn.
-#[derive(Clone, Copy, Debug, Default)]
+/// A token bucket as a point in time: up to when its rate is spent (the generic cell rate algorithm, ITU-T I.371). One
+/// word, so workers share it without a lock.
+#[derive(Debug, Default)]
 struct Bucket {
-    /// Tokens × 10⁹.
-    level: u64,
-    last_ns: u64,
+    spent_until_ns: AtomicU64,
 }
 
-const TOKEN: u64 = 1_000_000_000;
+const SECOND: u64 = 1_000_000_000;
 /// A bucket holds what its rate gives in this time, and at least [`MIN_BURST`] tokens.
 const BURST_NS: u64 = 100_000_000;
 const MIN_BURST: u64 = 16;
 
 impl Bucket {
-    #[inline]
-    fn take(&mut self, rate: u32, now_ns: u64) -> bool {
-        let rate = u64::from(rate);
-        let full = (rate * BURST_NS).max(MIN_BURST * TOKEN);
-        // A bucket that was never used starts full.
-        let elapsed = if self.last_ns == 0 {
-            u64::MAX
-        } else {
-            now_ns.saturating_sub(self.last_ns)
+    fn take(&self, rate: u32, now_ns: u64) -> bool {
+        let Some(interval) = SECOND.checked_div(rate.into()) else {
+            return false;
         };
-        self.level = full.min(self.level.saturating_add(elapsed.saturating_mul(rate)));
-        self.last_ns = now_ns.max(1);
-        match self.level.checked_sub(TOKEN) {
-            Some(rest) => {
-                self.level = rest;
-                true
-            }
-            None => false,
-        }
+        let latest = now_ns + BURST_NS.max(MIN_BURST * interval);
+        let spend = |spent: u64| Some(spent.max(now_ns) + interval).filter(|spent| *spent <= latest);
+        // Relaxed: nothing else is told by it.
+        self.spent_until_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
+            .is_ok()
     }
 }
 
@@ -59,9 +50,9 @@ impl FloodClass {
     }
 }
 
-/// The buckets of one port on one worker.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Storm {
+/// The buckets of one port.
+#[derive(Debug, Default)]
+pub struct Storm {
     broadcast: Bucket,
     multicast: Bucket,
     unknown: Bucket,
@@ -74,22 +65,22 @@ const ERRORS_PER_SECOND: u32 = 1000;
 
 impl Storm {
     /// Whether one more ICMP error may be sent now.
-    pub(crate) fn may_report(&mut self, now_ns: u64) -> bool {
+    pub(crate) fn may_report(&self, now_ns: u64) -> bool {
         self.errors.take(ERRORS_PER_SECOND, now_ns)
     }
 
     /// Whether one more frame of this class may be flooded now; else why not.
     #[inline]
     pub(crate) fn admit(
-        &mut self,
+        &self,
         class: FloodClass,
         limits: &StormLimits,
         now_ns: u64,
     ) -> Result<(), DropReason> {
         let (bucket, limit, reason) = match class {
-            FloodClass::Broadcast => (&mut self.broadcast, limits.broadcast, DropReason::StormBroadcast),
-            FloodClass::Multicast => (&mut self.multicast, limits.multicast, DropReason::StormMulticast),
-            FloodClass::Unknown => (&mut self.unknown, limits.unknown, DropReason::StormUnknown),
+            FloodClass::Broadcast => (&self.broadcast, limits.broadcast, DropReason::StormBroadcast),
+            FloodClass::Multicast => (&self.multicast, limits.multicast, DropReason::StormMulticast),
+            FloodClass::Unknown => (&self.unknown, limits.unknown, DropReason::StormUnknown),
         };
         match limit {
             Some(rate) if !bucket.take(rate, now_ns) => Err(reason),
@@ -104,9 +95,9 @@ mod tests {
 
     #[test]
     fn errors_have_a_limit_of_their_own() {
-        let mut storm = Storm::default();
-        let mut count = |now: u64| (0..500).filter(|_| storm.may_report(now)).count();
-        assert_eq!((count(5 * TOKEN), count(5 * TOKEN + TOKEN / 100)), (100, 10));
+        let storm = Storm::default();
+        let count = |now: u64| (0..500).filter(|_| storm.may_report(now)).count();
+        assert_eq!((count(5 * SECOND), count(5 * SECOND + SECOND / 100)), (100, 10));
     }
 
     #[test]
@@ -115,17 +106,17 @@ mod tests {
             broadcast: Some(1000),
             ..StormLimits::default()
         };
-        let mut storm = Storm::default();
-        let mut count = |n: u64, now: u64| {
+        let storm = Storm::default();
+        let count = |n: u64, now: u64| {
             (0..n)
                 .filter(|_| storm.admit(FloodClass::Broadcast, &limits, now).is_ok())
                 .count()
         };
-        assert_eq!(count(500, 5 * TOKEN), 100, "a tenth of a second's worth at once");
-        assert_eq!(count(500, 5 * TOKEN + TOKEN / 100), 10);
-        assert_eq!(count(500, 900 * TOKEN), 100, "idle time is not saved up");
+        assert_eq!(count(500, 5 * SECOND), 100, "a tenth of a second's worth at once");
+        assert_eq!(count(500, 5 * SECOND + SECOND / 100), 10);
+        assert_eq!(count(500, 900 * SECOND), 100, "idle time is not saved up");
         assert!(
-            storm.admit(FloodClass::Unknown, &limits, 900 * TOKEN).is_ok(),
+            storm.admit(FloodClass::Unknown, &limits, 900 * SECOND).is_ok(),
             "not limited"
         );
     }

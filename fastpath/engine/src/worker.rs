@@ -17,7 +17,6 @@ use crate::fdb::Grace;
 use crate::message::{Command, Event};
 use crate::packet::Batch;
 use crate::stages::{Cx, Now};
-use crate::storm::Storm;
 use crate::tx::{Route, TxQueues};
 use crate::{DropReason, Fdb, PortConf, PortCounters, PortId, Snapshot, WorkerId, pipeline};
 use clearway_io::{AnyPort, BATCH, EventFd, Frame, PoolSet, Port, RegionId};
@@ -109,7 +108,6 @@ struct Queue {
     region: Option<RegionId>,
     conf: Arc<PortConf>,
     counters: Arc<PortCounters>,
-    storm: Storm,
     idle_turns: u32,
     active: bool,
     faulted: bool,
@@ -354,7 +352,6 @@ impl Worker {
             now: self.now,
             conf: &queue.conf,
             counters: &queue.counters,
-            storm: &mut queue.storm,
             region: queue.region,
         };
         pipeline::run(&mut cx, &mut self.batch);

@@ -380,3 +380,58 @@ fn the_zero_address_is_refused_also_behind_one_that_was_not_learned() {
     );
     bed.finish();
 }
+
+fn unfinished() -> Vec<u8> {
+    use clearway_wire::checksum::pseudo_header_v4;
+    let mut b = [mac(2).0, mac(1).0].concat();
+    b.extend([
+        8, 0, 0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0x34, 0, 80, 0,
+        108,
+    ]);
+    b.extend(
+        pseudo_header_v4([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 17, 108)
+            .fold()
+            .to_be_bytes(),
+    );
+    b.extend((0..100).map(|i| i as u8));
+    b
+}
+#[test]
+fn cross_connect_finishes_checksums() {
+    use clearway_wire::checksum::{L4Checksum, l4_checksum};
+    let mut bed = Bed::new(1, 2);
+    bed.port(0, |p| {
+        p.service = Service::CrossConnect(PortId(1));
+        p.finish_checksums = true;
+    });
+    bed.publish();
+    bed.send(0, &unfinished());
+    bed.turn();
+    let out = bed.recv(1);
+    assert_eq!(l4_checksum(&out[0][14..]), Some(L4Checksum::Correct));
+}
+#[test]
+fn addresses_that_move_to_a_port_count_for_its_limit() {
+    let mut bed = Bed::new(1, 2).one_domain();
+    bed.port(1, |p| p.learn_limit = 1);
+    bed.publish();
+    for i in 10..30 {
+        bed.send(0, &frame(mac(99), mac(i)));
+    }
+    bed.turn();
+    for _ in 0..3 {
+        for i in 10..30 {
+            bed.send(1, &frame(mac(99), mac(i)));
+        }
+        bed.turn();
+        bed.engine.age();
+        bed.turn();
+    }
+    let n = bed
+        .engine
+        .fdb()
+        .entries()
+        .filter(|(_, e)| e.dest == Dest::Member(MemberId(1)))
+        .count();
+    assert!(n <= 1, "{n} addresses on a port with learn-limit 1");
+}

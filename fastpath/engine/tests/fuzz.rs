@@ -37,6 +37,7 @@ fn bed() -> Bed {
         outer: Some((outer.0, vid(outer.1))),
         inner: inner.map(vid),
         pcp: None,
+        ..TagRule::default()
     };
     let with = |port, tags| Some(Member { tags, ..member(port) });
     let base = |n, members| Domain {

@@ -54,6 +54,7 @@ fn bed() -> Bed {
         outer: Some((EtherType::QINQ, vid(400))),
         inner: Some(vid(20)),
         pcp: None,
+        ..TagRule::default()
     };
     let service = TagRule {
         outer: Some((EtherType::QINQ, vid(500))),
@@ -193,4 +194,62 @@ fn what_a_port_does_not_carry_is_dropped() {
         ]
     );
     bed.finish();
+}
+
+#[test]
+fn a_second_tag_does_not_carry_a_pod_into_a_vlan_of_a_trunk() {
+    let mut bed = Bed::new(1, 3);
+    let trunk = |vid_here, place_there| {
+        let mut vids = VidTable::default();
+        vids.entry_mut(vid(vid_here)).single = Some((EtherType::VLAN, place_there));
+        Arc::new(vids)
+    };
+    bed.port(0, |p| p.service = Service::Access(place(1, 0)));
+    bed.port(1, |p| {
+        p.service = Service::Trunk {
+            native: Some(place(1, 1)),
+            vids: trunk(100, place(2, 0)),
+        }
+    });
+    bed.port(2, |p| {
+        p.service = Service::Trunk {
+            native: None,
+            vids: trunk(10, place(1, 2)),
+        }
+    });
+    let with = |port, tags| Some(Member { tags, ..member(port) });
+    let native = TagRule {
+        native: true,
+        ..TagRule::default()
+    };
+    let members = vec![Some(member(0)), with(1, native), with(2, push(10))];
+    bed.domain(
+        1,
+        Domain {
+            members,
+            ..Domain::default()
+        },
+    );
+    let members = vec![with(1, push(100))];
+    bed.domain(
+        2,
+        Domain {
+            members,
+            ..Domain::default()
+        },
+    );
+    bed.publish();
+    // Behind a priority tag of an access port: not even taken.
+    let hidden = tagged(MacAddr::BROADCAST, mac(1), &[(0x8100, 0), (0x8100, 100)]);
+    assert!(bed.cross(0, &hidden).is_empty());
+    // Behind the tag of a trunk: it reaches the access port, as payload, but no trunk's native VLAN.
+    let carried = tagged(MacAddr::BROADCAST, mac(1), &[(0x8100, 10), (0x8100, 100)]);
+    assert_eq!(bed.cross(2, &carried).into_keys().collect::<Vec<_>>(), [0]);
+    assert_eq!(
+        bed.drops().into_iter().collect::<Vec<_>>(),
+        [("vlan_not_allowed", 2)]
+    );
+    // Untagged frames go everywhere as ever.
+    let plain = frame(MacAddr::BROADCAST, mac(1));
+    assert_eq!(bed.cross(0, &plain).into_keys().collect::<Vec<_>>(), [1, 2]);
 }

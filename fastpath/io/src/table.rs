@@ -105,26 +105,15 @@ mod tests {
         assert!(TableMemory::<u64>::new(0).is_empty());
     }
 
-    /// Where the kernel has them at all, the whole table is on huge pages.
+    /// What the kernel was asked for; whether it has huge pages left is another matter.
     #[test]
-    fn a_table_is_on_huge_pages() {
-        let enabled =
-            std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-        if !enabled.contains("[always]") && !enabled.contains("[madvise]") {
-            return;
-        }
+    fn a_table_is_advised_to_be_on_huge_pages() {
         let table = TableMemory::<AtomicU64>::new(4 * HUGE_PAGE / 8);
         table.iter().for_each(|entry| entry.store(1, Ordering::Relaxed));
         let start = format!("{:x}-", table.as_ptr().addr());
         let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
-        let ours = maps
-            .split_inclusive("VmFlags")
-            .find(|map| map.contains(&start))
-            .expect("our mapping");
-        let huge = ours
-            .lines()
-            .find_map(|line| line.strip_prefix("AnonHugePages:"))
-            .expect("a count");
-        assert_eq!(huge.trim(), "8192 kB", "{ours}");
+        let mut ours = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = ours.find(|line| line.starts_with("VmFlags:")).expect("flags");
+        assert!(flags.split_whitespace().any(|flag| flag == "hg"), "{flags}");
     }
 }

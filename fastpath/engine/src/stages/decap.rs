@@ -8,12 +8,12 @@ use clearway_io::Frame;
 use clearway_wire::vxlan::Outer;
 use clearway_wire::{EtherType, MappedIp, PlainOuter, Vni, parse_tags, udp};
 
-/// The remote of the packet before: those of one remote arrive in runs.
+/// The remote of the packet before, and whose it was: those of one remote arrive in runs.
 #[derive(Default)]
-pub(crate) struct LastRemote(Option<(MappedIp, TunnelId)>);
+pub(crate) struct LastRemote<'s>(Option<(&'s Vtep, MappedIp, TunnelId)>);
 
 #[inline(always)]
-pub(crate) fn one(cx: &Cx<'_>, frame: &mut Frame, meta: &mut Meta, last: &mut LastRemote) {
+pub(crate) fn one<'s>(cx: &Cx<'s>, frame: &mut Frame, meta: &mut Meta, last: &mut LastRemote<'s>) {
     let inner = match plain(cx, frame, meta) {
         Some((vtep, inner)) => enter(vtep, inner, frame, last),
         None => match addressed(cx, frame, meta) {
@@ -70,17 +70,17 @@ fn plain<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Inner
 
 /// Removes the outer headers; gives domain and tunnel of the frame inside.
 #[inline(always)]
-fn enter(
-    vtep: &Vtep,
+fn enter<'s>(
+    vtep: &'s Vtep,
     inner: Inner,
     frame: &mut Frame,
-    last: &mut LastRemote,
+    last: &mut LastRemote<'s>,
 ) -> Result<(BdId, TunnelId), DropReason> {
     let tunnel = match last.0 {
-        Some((src, tunnel)) if src == inner.src => tunnel,
+        Some((of, src, tunnel)) if src == inner.src && std::ptr::eq(of, vtep) => tunnel,
         _ => *vtep.remotes.get(&inner.src).ok_or(DropReason::UnknownRemote)?,
     };
-    last.0 = Some((inner.src, tunnel));
+    last.0 = Some((vtep, inner.src, tunnel));
     let bd = vtep.vnis.get(inner.vni).ok_or(DropReason::UnknownVni)?;
     if !frame.advance(inner.offset as u32) {
         return Err(DropReason::VxlanMalformed);

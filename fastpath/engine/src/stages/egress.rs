@@ -6,6 +6,7 @@ use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Origin, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
 use clearway_io::{Frame, Leaving};
+use clearway_wire::parse_tags;
 use clearway_wire::vlan::{TAG_LEN, push_tag};
 
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
@@ -107,8 +108,12 @@ pub(super) fn port_of(cx: &Cx<'_>, domain: &Domain, to: PackedDest) -> Option<Po
 #[inline(always)]
 fn to_member(frame: &mut Frame, meta: &Meta, domain: &Domain, id: MemberId) -> Result<PortId, DropReason> {
     let member = domain.member(id).ok_or(DropReason::NoDomain)?;
-    if member.tags.outer.is_some() && !push_tags(frame, &member.tags, meta) {
-        return Err(DropReason::NoHeadroom);
+    if member.tags.outer.is_some() {
+        if !push_tags(frame, &member.tags, meta) {
+            return Err(DropReason::NoHeadroom);
+        }
+    } else if member.tags.native && parse_tags(frame.bytes()).count > 0 {
+        return Err(DropReason::VlanNotAllowed);
     }
     Ok(member.port)
 }

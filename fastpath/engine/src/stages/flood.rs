@@ -24,7 +24,11 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
         return Verdict::Drop(DropReason::NoDomain);
     };
     let limits = &cx.conf.storm;
-    if let Err(reason) = cx.storm.admit(FloodClass::of(meta.dst.mac()), limits, cx.now.ns) {
+    if let Err(reason) = cx
+        .conf
+        .storm_buckets
+        .admit(FloodClass::of(meta.dst.mac()), limits, cx.now.ns)
+    {
         return Verdict::Drop(reason);
     }
     if suppress::answered(cx, domain, frame, meta) {

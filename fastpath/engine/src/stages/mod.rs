@@ -19,7 +19,6 @@ pub(crate) mod suppress;
 pub(crate) mod too_big;
 pub(crate) mod vlan;
 
-use crate::storm::Storm;
 use crate::tx::TxQueues;
 use crate::{DropReason, Fdb, Ledger, PortConf, PortCounters, Snapshot};
 use clearway_io::{Frame, PoolSet, RegionId};
@@ -44,7 +43,6 @@ pub(crate) struct Cx<'a> {
     /// The port that the batch came from.
     pub(crate) conf: &'a PortConf,
     pub(crate) counters: &'a PortCounters,
-    pub(crate) storm: &'a mut Storm,
     /// The region of that port's frames.
     pub(crate) region: Option<RegionId>,
 }

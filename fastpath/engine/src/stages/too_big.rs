@@ -11,7 +11,7 @@ use clearway_wire::{EtherType, Ipv4Packet, MacAddr, checksum, icmpv4, icmpv6, pa
 
 /// `max_inner` is the largest frame that would have fitted.
 pub(super) fn report(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domain, max_inner: u32) {
-    if !cx.storm.may_report(cx.now.ns) {
+    if !cx.conf.storm_buckets.may_report(cx.now.ns) {
         return;
     }
     let tags = parse_tags(frame.bytes());

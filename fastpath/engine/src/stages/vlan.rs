@@ -34,10 +34,12 @@ pub(crate) fn access(frame: &mut Frame, meta: &mut Meta, place: Place) {
 /// A priority tag (VID 0) is as good as none; any other is not for an access port.
 #[cold]
 fn tagged_access(frame: &mut Frame, meta: &mut Meta, place: Place) {
-    match parse_tags(frame.bytes()).outer {
+    let tags = parse_tags(frame.bytes());
+    match tags.outer {
         None => meta.verdict = Verdict::Drop(DropReason::Truncated),
-        Some(tag) if tag.tci.is_priority_tag() => {
-            meta.outer_tci = tag.tci.0;
+        // Behind a priority tag as well: what is left would be taken for a VLAN where the frame leaves.
+        Some(tag) if tag.tci.is_priority_tag() && tags.inner.is_none() => {
+            (meta.outer_tci, meta.inner_tci) = (tag.tci.0, tag.tci.0);
             pop(frame, meta, 1);
             enter(meta, place);
         }

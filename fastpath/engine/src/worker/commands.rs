@@ -2,7 +2,6 @@
 
 use super::{Queue, Worker};
 use crate::message::{Command, Event};
-use crate::storm::Storm;
 use crate::tx::Route;
 use crate::{PortConf, PortCounters, PortId, Snapshot};
 use clearway_io::{AnyPort, RegionId};
@@ -103,7 +102,6 @@ impl Worker {
             region,
             conf,
             counters,
-            storm: Storm::default(),
             idle_turns: 0,
             active: true,
             faulted: false,
