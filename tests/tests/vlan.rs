@@ -1,7 +1,7 @@
 //! VLANs on ports: which tags frames carry on the wire, byte by byte.
 
 use clearway_tests::frame::{self, EXPERIMENT, Mac, Tag};
-use clearway_tests::{Daemon, Pods, RawPort, numbered, ready};
+use clearway_tests::{Daemon, Ping, Pods, RawPort, Veth, iperf_tcp, iperf_udp, numbered, ready};
 use std::time::Duration;
 
 const SILENCE: Duration = Duration::from_millis(150);
@@ -333,4 +333,44 @@ bridge-domains:
     wires[1].expect(&full(&[Tag::c(10)]));
     wires[2].expect(&full(&[Tag::s(100), Tag::c(7)]));
     daemon.assert_ledger();
+}
+
+/// Two pods on access ports of different domains that a tagged wire joins: every packet of their stacks is tagged on its
+/// way, once or twice, and untagged again.
+#[test]
+fn stacks_talk_across_a_trunk_and_across_qinq() {
+    if !ready() {
+        return;
+    }
+    for (tag, domains) in [
+        ("vlan: 10", "red: {vlan: 10}"),
+        ("vlan: 400, protocol: 802.1ad, inner-vlan: 20", "red: {}"),
+    ] {
+        let pods = Pods::new(2);
+        // Room for both tags beside packets of 1500 bytes.
+        Veth::new((&pods.fwd, "t0"), (&pods.fwd, "t1")).mtu(1504).up();
+        let config = format!(
+            "
+ports:
+  a: {{kind: af-xdp, interface: p0, access: red}}
+  b: {{kind: af-xdp, interface: p1, access: blue}}
+  there: {{kind: af-xdp, interface: t0, trunk: [{{{tag}, bridge-domain: red}}]}}
+  back: {{kind: af-xdp, interface: t1, trunk: [{{{tag}, bridge-domain: blue}}]}}
+bridge-domains:
+  {domains}
+  blue: {{}}
+"
+        );
+        let daemon = Daemon::start(&pods.fwd, &config);
+        let (a, b) = (pods.pod(0), pods.pod(1));
+        Ping::new(&Pods::ip4(1)).args("-s 1472 -M do").all(a);
+        Ping::new(&Pods::ip6(0)).args("-s 1452 -M do").all(b);
+        let tcp = iperf_tcp(a, b, &Pods::ip6(1), 1, "-6");
+        assert!(tcp.mbits > 20.0, "{tag}: {tcp:?}");
+        let udp = iperf_udp(b, a, &Pods::ip4(0), 1, 20, "");
+        assert!(udp.lost == 0, "{tag}: {udp:?}");
+        assert_eq!(daemon.fdb_port("blue", Pods::mac(0)).as_deref(), Some("back"));
+        daemon.assert_ledger();
+        daemon.stop();
+    }
 }
