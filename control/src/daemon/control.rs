@@ -402,7 +402,9 @@ impl Control {
         };
         let ours = self.ours(&self.spec, name);
         let has_service = has_service(&self.spec, name);
-        match self.opener().open(&port, has_service, &ours) {
+        let mut opener = self.opener();
+        let claim = opener.claim(&port);
+        match claim.and_then(|claim| opener.open(&port, claim, has_service, &ours)) {
             Ok(open) => {
                 self.install(name, &port, open, ours);
                 self.republish();

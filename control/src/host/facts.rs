@@ -14,7 +14,7 @@ use super::Host;
 use super::links::{Hardware, Link, XdpMode};
 use super::napi::NapiKnobs;
 use super::netdev::XdpFeatures;
-use super::offload;
+use super::{offload, program};
 
 /// The capabilities that Clearway can make use of, by their bit (capabilities(7)).
 const CAPABILITIES: [(&str, u32); 5] = [
@@ -206,7 +206,7 @@ impl InterfaceFacts {
                 .map(|program| AttachedProgram {
                     mode: program.mode,
                     id: program.id,
-                    name: program_name(program.id),
+                    name: program::name(program.id),
                 })
                 .collect(),
             napi: host.napi_knobs(&of).ok(),
@@ -228,12 +228,6 @@ impl InterfaceFacts {
             interrupts: Vec::new(),
         }
     }
-}
-
-/// The name of a loaded BPF program. Needs CAP_SYS_ADMIN.
-pub(crate) fn program_name(id: u32) -> Option<String> {
-    let program = libbpf_rs::query::ProgInfoIter::default().find(|program| program.id == id)?;
-    Some(program.name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
 }
 
 fn promised_mode(xdp: XdpFeatures) -> AfXdpMode {

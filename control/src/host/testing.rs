@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use super::doctor::{Severity, doctor};
-use super::facts::{AfXdpMode, Facts, program_name};
+use super::facts::{AfXdpMode, Facts};
 use super::links::{IfIndex, Link, LinkEvent, LinkState, LinkWatch, XdpMode};
 use super::napi::NapiKnobs;
 use super::offload::{self, Warning};
@@ -711,7 +711,11 @@ fn originals_survive_kill_9() {
             .set_napi_threaded(&mut host, true)
             .expect("root can set it");
         let second = Changes::begin(state.path(), &host, &a);
-        assert!(matches!(second, Err(HostError::InUse { interface }) if interface == "w0"));
+        let said = second.err().expect("the first one holds it").to_string();
+        assert!(
+            said.contains("w0") && said.contains(&format!("pid {})", std::process::id())),
+            "{said}"
+        );
         assert!(
             restore_leftovers(state.path(), &mut host, |_| false)
                 .expect("it can be read")
@@ -866,8 +870,8 @@ fn an_attached_xdp_program_is_seen_with_its_name() {
     };
     assert_eq!((program.mode, u64::from(program.id)), (XdpMode::Generic, id));
     let name: Value = serde_json::from_str(&sh(&format!("bpftool -j prog show id {id}"))).expect("JSON");
-    assert_eq!(program_name(program.id).as_deref(), name["name"].as_str());
+    assert_eq!(super::program::name(program.id).as_deref(), name["name"].as_str());
     sh("ip link set w0 xdpgeneric off");
     assert_eq!(host.link("w0").expect("it was made above").xdp, []);
-    assert_eq!(program_name(u32::MAX), None);
+    assert_eq!(super::program::name(u32::MAX), None);
 }
