@@ -54,6 +54,7 @@ pub(crate) struct Host {
     /// `None` without CAP_SYS_ADMIN.
     sysfs: Option<NetSysfs>,
     netns: NetnsInode,
+    namespaces: netns::Known,
 }
 
 /// The inode of a network namespace: its identity while it exists.
@@ -72,6 +73,7 @@ impl Host {
             netdev: Netdev::open().ok(),
             sysfs: NetSysfs::open().ok(),
             netns: NetnsInode(netns),
+            namespaces: netns::Known::default(),
         })
     }
 

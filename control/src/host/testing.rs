@@ -85,6 +85,12 @@ impl Far {
         }
     }
 
+    /// Another namespace of the same name; the interfaces in this one are gone.
+    fn replaced(self) -> Self {
+        sh(&format!("ip netns delete {0} && ip netns add {0}", self.0));
+        self
+    }
+
     fn mac(&self) -> MacAddr {
         self.sh("cat /sys/class/net/far/address")
             .trim()
@@ -511,6 +517,42 @@ fn addresses_have_their_owner() {
             "{address}"
         );
     }
+}
+
+#[test]
+fn namespaces_of_peers_are_remembered_and_made_sure_of() {
+    isolate();
+    let mut pods: Vec<Far> = (0..3).map(|_| Far::new()).collect();
+    let wire = |near: &str, far: &Far, mac: u8| {
+        let name = &far.0;
+        sh(&format!(
+            "ip link add {near} type veth peer name far address 02:00:00:00:00:0{mac} netns {name}"
+        ));
+    };
+    for (n, pod) in pods.iter().enumerate() {
+        wire(&format!("near{n}"), pod, 1);
+    }
+    let mut host = Host::open().expect("root can open a host");
+    let mut peer = |near: &str| {
+        let link = host.link(near).expect("it was made above");
+        let mut peer = host.veth_peer(&link).expect("it can be looked for")?;
+        peer.features().expect("the peer is there");
+        Some(host.namespaces.learnt())
+    };
+    let learnt = peer("near0").expect("it is found");
+    assert!(learnt >= 3, "one search learns them all: {learnt}");
+    for near in ["near1", "near2", "near0"] {
+        assert_eq!(peer(near), Some(learnt), "{near} is known already");
+    }
+
+    // Numbers and names go to other namespaces.
+    let (first, last) = (pods.remove(0).replaced(), pods.remove(1).replaced());
+    wire("other2", &last, 2);
+    wire("other0", &first, 2);
+    for near in ["other0", "other2", "near1"] {
+        assert!(peer(near).is_some(), "{near} is found");
+    }
+    drop((first, last, pods));
 }
 
 #[test]
