@@ -1,5 +1,6 @@
 //! XDP programs that are on interfaces: what they are called, and who keeps them there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
@@ -43,33 +44,39 @@ pub(crate) fn name(id: u32) -> Option<String> {
     Some(program.name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
 }
 
-/// The other process whose BPF link keeps a program on an interface; `None` if netlink attached it, or if we may not
-/// look at the process. The kernel does not tell, so the descriptors of all processes are looked at: not to be asked
-/// often.
+/// The other process whose BPF link keeps a program on an interface; see [`holders`].
 pub(crate) fn holder(id: u32) -> Option<Holder> {
+    holders().remove(&id)
+}
+
+/// The processes whose BPF links keep programs on interfaces, by the program's number, without ourselves. Programs
+/// that netlink attached have none, and we may not look at every process. The kernel does not tell, so the descriptors
+/// of all processes are looked at: not to be asked often.
+pub(crate) fn holders() -> BTreeMap<u32, Holder> {
     let numbers = |dir: &str| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
     };
-    numbers("/proc")
-        .filter(|pid| *pid != std::process::id())
-        .find(|pid| {
-            let folder = format!("/proc/{pid}/fdinfo");
-            numbers(&folder).any(|fd| {
-                fs::read_to_string(format!("{folder}/{fd}")).is_ok_and(|info| is_link_of(&info, id))
-            })
-        })
-        .map(Holder::new)
+    let mut holders = BTreeMap::new();
+    for pid in numbers("/proc").filter(|pid| *pid != std::process::id()) {
+        let folder = format!("/proc/{pid}/fdinfo");
+        let infos = numbers(&folder).filter_map(|fd| fs::read_to_string(format!("{folder}/{fd}")).ok());
+        for program in infos.filter_map(|info| linked(&info)) {
+            holders.insert(program, Holder::new(pid));
+        }
+    }
+    holders
 }
 
-/// Whether a file of `/proc/PID/fdinfo` is about an XDP link of this program (kernel/bpf/syscall.c,
+/// The program of an XDP link, if a file of `/proc/PID/fdinfo` is about one (kernel/bpf/syscall.c,
 /// `bpf_link_show_fdinfo`).
-fn is_link_of(info: &str, program: u32) -> bool {
+fn linked(info: &str) -> Option<u32> {
     let value = |key: &str| {
         let mut lines = info.lines().filter_map(|line| line.split_once(":\t"));
         lines.find(|(name, _)| *name == key).map(|(_, value)| value)
     };
-    value("link_type") == Some("xdp") && value("prog_id").and_then(|id| id.parse().ok()) == Some(program)
+    value("link_type").filter(|kind| *kind == "xdp")?;
+    value("prog_id")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -79,11 +86,10 @@ mod tests {
     #[test]
     fn a_link_is_told_from_the_program_itself_and_from_other_links() {
         let link = "pos:\t0\nflags:\t02000000\nlink_type:\txdp\nlink_id:\t7\nprog_tag:\t2b11\nprog_id:\t31270\nifindex:\t2\n";
-        assert!(is_link_of(link, 31270));
-        assert!(!is_link_of(link, 3127) && !is_link_of(link, 7));
-        assert!(!is_link_of(&link.replace("xdp", "tcx"), 31270));
-        assert!(!is_link_of("pos:\t0\nprog_type:\t6\nprog_id:\t31270\n", 31270));
-        assert!(!is_link_of("", 0));
+        assert_eq!(linked(link), Some(31270));
+        assert_eq!(linked(&link.replace("xdp", "tcx")), None);
+        assert_eq!(linked("pos:\t0\nprog_type:\t6\nprog_id:\t31270\n"), None);
+        assert_eq!(linked(""), None);
     }
 
     #[test]
