@@ -70,11 +70,13 @@ fn a_missing_interface_is_waited_for() {
         down["reason"].to_string().contains("p2"),
         "the reason names the interface: {down}"
     );
+    assert!(down["mtu"].is_null(), "there is nothing to have one: {down}");
 
     let flow = Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 1000, 100);
     Veth::new((&late, "eth0"), (&pods.fwd, "p2")).up();
     late.addr("eth0", "10.0.0.3/24");
-    wait_state(&daemon, "pod2", "up");
+    let up = wait_state(&daemon, "pod2", "up");
+    assert_eq!(up["mtu"], 1500, "{up}");
     daemon.wait_ready();
     Ping::new("10.0.0.1").until(&late, SOON);
     Ping::new("10.0.0.1").all(&late);
