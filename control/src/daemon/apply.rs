@@ -13,8 +13,9 @@ use std::time::Instant;
 use clearway_config::{Name, PortKind, Spec};
 
 use super::DaemonError;
-use super::control::{Control, Entry, PortState, close_all, has_service};
+use super::control::Control;
 use super::open::{self, OpenError};
+use super::ports::{Entry, PortState, close_all, has_service};
 use crate::api::types::{ActionView, ApplyReport, Verb};
 use crate::handle::{ApiError, ErrorCode};
 use crate::reconcile::{Action, Fate, plan};
