@@ -276,7 +276,6 @@ impl Control {
             let facts = PortFacts {
                 mtu,
                 finish_checksums: open::finish_checksums(port, entry.opened()),
-                owner: entry.workers.first().copied().unwrap_or_default(),
             };
             Some((name.clone(), facts))
         });
