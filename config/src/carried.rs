@@ -197,10 +197,10 @@ mod tests {
     #[test]
     fn ranges_take_the_domains_that_are_there() {
         assert_eq!(carried("trunk: [100, 150-299]"), ["red/q.100", "blue/q.200"]);
-        assert_eq!(
-            carried("trunk: [all]"),
-            ["red/q.100", "blue/q.200", "green/q.300"]
-        );
+        for all in ["trunk: [all]", "trunk: all"] {
+            assert_eq!(carried(all), ["red/q.100", "blue/q.200", "green/q.300"]);
+        }
+        assert_eq!(carried("trunk: "), Vec::<String>::new());
     }
 
     #[test]

@@ -81,8 +81,13 @@ pub struct Port {
     /// The bridge domain of every frame of this port, tagged or not: its tags are payload (a QinQ customer port).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Name>,
-    /// The VLANs that this port carries tagged: `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is), or an object that names the domain.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The VLANs that this port carries tagged: `all`, or a list of `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is) and objects that name the domain.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "crate::values::trunk"
+    )]
+    #[schemars(schema_with = "crate::values::trunk_schema")]
     pub trunk: Vec<TrunkItem>,
     /// With `trunk`: the bridge domain of untagged frames; its own VID inside a range or `all` is then not carried tagged. Absent: untagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
