@@ -297,7 +297,7 @@ pub struct TrunkMap {
     /// The VID on the wire at this port: of the only tag, or of the outer of two. 1 to 4094.
     #[schemars(with = "u16", range(min = 1, max = 4094))]
     pub vlan: Vid,
-    /// The VID of the inner 802.1Q tag (QinQ), 1 to 4094. Absent: one tag; what follows it is payload.
+    /// The VID of the inner 802.1Q tag (QinQ), 1 to 4094. Absent: one tag; what follows it is payload, but for the inner VIDs that other items take out of the same `vlan`. (Who sends such a tag as payload into the whole one is taken for the other on the far side.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u16>", range(min = 1, max = 4094))]
     pub inner_vlan: Option<Vid>,
