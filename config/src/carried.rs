@@ -48,8 +48,9 @@ impl Frames {
 impl Spec {
     /// What a port carries: ranges and `all` resolved to the VIDs that bridge domains have, each bridge domain named.
     ///
-    /// A VID inside a range or `all` is left out when another item maps it, or when it is the native domain's
-    /// (whose frames have no tag here). Names that no bridge domain has are left out: validation reports them.
+    /// A VID inside a range or `all` is left out when another item maps it whole, or when it is the native domain's
+    /// (whose frames have no tag here). One that is carried whole and split by inner VIDs as well is both: a frame
+    /// belongs to the item with its inner VID if there is one. Names that no bridge domain has are left out: validation reports them.
     pub fn carried<'a>(&'a self, port: &'a Port) -> Vec<Carried<'a>> {
         self.carried_by(port, &self.domains_by_vlan())
     }
@@ -148,7 +149,9 @@ fn carry<'a>(
     };
     for (&vlan, &domain) in by_vlan.range(first..=last) {
         let elsewhere = items.iter().any(|other| match other {
-            TrunkItem::Map(map) => map.vlan == vlan && map.protocol() == TagProtocol::Dot1q,
+            TrunkItem::Map(map) => {
+                (map.vlan, map.inner_vlan, map.protocol()) == (vlan, None, TagProtocol::Dot1q)
+            }
             _ => false,
         });
         if !elsewhere && native != Some(domain) {
@@ -197,10 +200,10 @@ mod tests {
     #[test]
     fn ranges_take_the_domains_that_are_there() {
         assert_eq!(carried("trunk: [100, 150-299]"), ["red/q.100", "blue/q.200"]);
-        assert_eq!(
-            carried("trunk: [all]"),
-            ["red/q.100", "blue/q.200", "green/q.300"]
-        );
+        for all in ["trunk: [all]", "trunk: all"] {
+            assert_eq!(carried(all), ["red/q.100", "blue/q.200", "green/q.300"]);
+        }
+        assert_eq!(carried("trunk: "), Vec::<String>::new());
     }
 
     #[test]
@@ -226,6 +229,20 @@ mod tests {
             carried("trunk: [100, {vlan: 100, inner-vlan: 7, bridge-domain: plain}]"),
             ["red/q.100", "plain/ad.100.7"]
         );
+    }
+
+    #[test]
+    fn a_vid_is_carried_whole_and_split() {
+        for whole in ["100", "100-199", "all"] {
+            let carried = carried(&format!(
+                "trunk: [{whole}, {{vlan: 100, inner-vlan: 7, protocol: 802.1q, bridge-domain: plain}}]"
+            ));
+            assert!(carried.contains(&"red/q.100".to_owned()), "{whole}: {carried:?}");
+            assert!(
+                carried.contains(&"plain/q.100.7".to_owned()),
+                "{whole}: {carried:?}"
+            );
+        }
     }
 
     #[test]

@@ -81,8 +81,13 @@ pub struct Port {
     /// The bridge domain of every frame of this port, tagged or not: its tags are payload (a QinQ customer port).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Name>,
-    /// The VLANs that this port carries tagged: `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is), or an object that names the domain.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The VLANs that this port carries tagged: `all`, or a list of `100`, `200-299`, `all` (each VID belongs to the bridge domain whose `vlan` it is) and objects that name the domain.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "crate::values::trunk"
+    )]
+    #[schemars(schema_with = "crate::values::trunk_schema")]
     pub trunk: Vec<TrunkItem>,
     /// With `trunk`: the bridge domain of untagged frames; its own VID inside a range or `all` is then not carried tagged. Absent: untagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -292,7 +297,7 @@ pub struct TrunkMap {
     /// The VID on the wire at this port: of the only tag, or of the outer of two. 1 to 4094.
     #[schemars(with = "u16", range(min = 1, max = 4094))]
     pub vlan: Vid,
-    /// The VID of the inner 802.1Q tag (QinQ), 1 to 4094. Absent: one tag; what follows it is payload.
+    /// The VID of the inner 802.1Q tag (QinQ), 1 to 4094. Absent: one tag; what follows it is payload, but for the inner VIDs that other items take out of the same `vlan`. (Who sends such a tag as payload into the whole one is taken for the other on the far side.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u16>", range(min = 1, max = 4094))]
     pub inner_vlan: Option<Vid>,

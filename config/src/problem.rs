@@ -227,16 +227,6 @@ pub enum Problem {
         /// The item that has it.
         other: Path,
     },
-    /// A VID that one item carries whole and another splits by inner VID.
-    #[error(
-        "VLAN {vlan} is carried whole by `{other}` and cannot be split by `inner-vlan` too; remove one of them"
-    )]
-    TrunkSplit {
-        /// The outer VID.
-        vlan: Vid,
-        /// The item that carries it whole.
-        other: Path,
-    },
     /// A VID on a trunk that belongs to no bridge domain.
     #[error(
         "no bridge domain has VLAN {vlan}; add `vlan: {vlan}` to one, or write {{vlan: {vlan}, bridge-domain: NAME}}"

@@ -350,6 +350,36 @@ impl JsonSchema for TrunkItem {
     }
 }
 
+/// A port's `trunk`: a list, or the word `all` for the list of it alone.
+pub(crate) fn trunk<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TrunkItem>, D::Error> {
+    struct TrunkVisitor;
+    impl<'de> Visitor<'de> for TrunkVisitor {
+        type Value = Vec<TrunkItem>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("`all` or a list such as [100, 200-299]")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<TrunkItem>, E> {
+            match text {
+                "all" => Ok(vec![TrunkItem::All]),
+                _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
+        // The key with nothing behind it.
+        fn visit_unit<E: de::Error>(self) -> Result<Vec<TrunkItem>, E> {
+            Ok(Vec::new())
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Vec<TrunkItem>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(seq))
+        }
+    }
+    deserializer.deserialize_any(TrunkVisitor)
+}
+
+pub(crate) fn trunk_schema(generator: &mut SchemaGenerator) -> Schema {
+    let item = generator.subschema_for::<TrunkItem>();
+    json_schema!({ "oneOf": [{ "const": "all" }, { "type": "array", "items": item }] })
+}
+
 /// A duration: text with units such as `300s`, `5m` or `1h 30m`, or a whole number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(Duration);

@@ -22,6 +22,7 @@ pub struct DaemonBuilder<'a> {
     args: Vec<String>,
     wrapper: Vec<String>,
     socket: Option<PathBuf>,
+    state_dir: PathBuf,
 }
 
 impl<'a> DaemonBuilder<'a> {
@@ -33,6 +34,7 @@ impl<'a> DaemonBuilder<'a> {
             args: Vec::new(),
             wrapper: Vec::new(),
             socket: None,
+            state_dir: ns.state_dir(),
         }
     }
 
@@ -45,7 +47,14 @@ impl<'a> DaemonBuilder<'a> {
             args,
             wrapper: Vec::new(),
             socket: None,
+            state_dir: ns.state_dir(),
         }
+    }
+
+    /// Keeps its journals elsewhere than the other daemons of the namespace.
+    pub fn state_dir(mut self, path: &Path) -> Self {
+        self.state_dir = path.to_owned();
+        self
     }
 
     /// Starts it through another program: `prlimit --memlock=65536`, `setpriv --reuid 65534 --clear-groups`.
@@ -83,7 +92,7 @@ impl<'a> DaemonBuilder<'a> {
         if self.socket.is_none() {
             words.extend(["--socket".into(), socket.display().to_string()]);
         }
-        let state = self.ns.state_dir().display().to_string();
+        let state = self.state_dir.display().to_string();
         words.extend(["run".into(), "--state-dir".into(), state]);
         if let Some(text) = &self.config {
             let file = dir.path().join("clearway.yaml");

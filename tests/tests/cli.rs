@@ -304,4 +304,17 @@ fn the_doctor_looks_at_this_host() {
     for word in ["p0", "kernel", "huge", "AF_XDP"] {
         assert!(text.contains(word), "no {word} in\n{text}");
     }
+    // A port of a daemon that runs is nothing to worry about.
+    let mut daemon = Daemon::start(
+        &pods.fwd,
+        "ports: {a: {kind: af-xdp, interface: p0, access: lan}}\nbridge-domains: {lan: {}}\n",
+    );
+    let text = daemon.cli("doctor p0");
+    let ours = format!(
+        "ok    p0: it is a port of Clearway, by clearway, pid {}",
+        daemon.proc().pid()
+    );
+    assert!(text.contains(&ours), "{text}");
+    assert!(!text.contains("XDP program clearway"), "no warning of it: {text}");
+    daemon.stop();
 }

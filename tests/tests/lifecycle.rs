@@ -2,7 +2,7 @@
 //! permitted is said clearly, and does not disturb the rest.
 
 use clearway_tests::{
-    Daemon, DaemonBuilder, Flow, Netns, Ping, Pods, Veth, foreign_xdp, ready, tcp_echo, wait_for,
+    Daemon, DaemonBuilder, Flow, Netns, Ping, Pods, Proc, Veth, foreign_xdp, ready, tcp_echo, wait_for,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -70,11 +70,13 @@ fn a_missing_interface_is_waited_for() {
         down["reason"].to_string().contains("p2"),
         "the reason names the interface: {down}"
     );
+    assert!(down["mtu"].is_null(), "there is nothing to have one: {down}");
 
     let flow = Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 1000, 100);
     Veth::new((&late, "eth0"), (&pods.fwd, "p2")).up();
     late.addr("eth0", "10.0.0.3/24");
-    wait_state(&daemon, "pod2", "up");
+    let up = wait_state(&daemon, "pod2", "up");
+    assert_eq!(up["mtu"], 1500, "{up}");
     daemon.wait_ready();
     Ping::new("10.0.0.1").until(&late, SOON);
     Ping::new("10.0.0.1").all(&late);
@@ -144,15 +146,51 @@ fn two_daemons_do_not_share_an_interface() {
     if !ready() {
         return;
     }
-    let pods = Pods::new(2);
-    let daemon = Daemon::start(&pods.fwd, &lan(2, ""));
+    let pods = Pods::new(3);
+    let mut daemon = Daemon::start(&pods.fwd, &lan(2, ""));
+    let pid = daemon.proc().pid();
     let flow = Flow::start(pods.pod(0), pods.pod(1), &Pods::ip4(1), 1000, 100);
-    let said = refusal(DaemonBuilder::config(&pods.fwd, &lan(1, "")), "pod0");
-    assert!(said.contains("p0"), "the interface is named: {said}");
-    flow.run(Duration::from_millis(200)).assert_whole();
+    // A program that comes or goes, an offload that changes: each is told to whoever listens.
+    let monitor = Proc::start(&pods.fwd, &["ip", "monitor", "link"]);
+    wait_for("the monitor listens", SOON, || {
+        pods.fwd.run("ip link set p2 alias new");
+        (!monitor.log().is_empty()).then_some(())
+    });
+    // The rest of what it says of that.
+    std::thread::sleep(Duration::from_millis(200));
+    let before = monitor.log();
+    // Comes before the port that is refused, so it would be opened first.
+    let other = "ports:\n  a: {kind: af-xdp, interface: p2, access: lan}\n";
+    let second = lan(1, "").replace("ports:\n", other);
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let locks = pods.fwd.state_dir();
+    for (state_dir, held) in [
+        (locks.as_path(), "p0.json.lock"),
+        (elsewhere.path(), "XDP program (id "),
+    ] {
+        let second = DaemonBuilder::config(&pods.fwd, &second).state_dir(state_dir);
+        let said = second.refused();
+        assert!(said.contains("interface p0"), "the interface is named: {said}");
+        assert!(
+            said.contains(&format!("clearway, pid {pid})")),
+            "who has it: {said}"
+        );
+        assert!(said.contains(held), "what is held: {said}");
+    }
     // Nor a socket of the API.
-    let out = daemon.try_cli("run --port af-xdp:p1");
-    assert!(out.code != 0 && out.text().contains("api.sock"), "{}", out.text());
+    let out = daemon.try_cli("run --port af-xdp:p2");
+    let said = format!(
+        "another daemon (pid {pid}) listens on {}",
+        daemon.socket().display()
+    );
+    assert!(out.code != 0 && out.text().contains(&said), "{}", out.text());
+    flow.run(Duration::from_millis(200)).assert_whole();
+    assert_eq!(monitor.log(), before, "they touched nothing");
+    assert_eq!(
+        std::fs::read_dir(&elsewhere).expect("it is there").count(),
+        0,
+        "and left nothing"
+    );
     Ping::new(&Pods::ip4(1)).all(pods.pod(0));
     daemon.stop();
 }

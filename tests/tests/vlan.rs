@@ -234,6 +234,41 @@ bridge-domains:
 }
 
 #[test]
+fn a_vlan_is_carried_whole_but_for_some_inner_ones() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::quiet(3);
+    let (whole, split) = (
+        "{vlan: 100, protocol: 802.1ad, bridge-domain: customer}",
+        "{vlan: 100, inner-vlan: 7, bridge-domain: red}",
+    );
+    // Whichever comes first.
+    for trunk in [format!("[{whole}, {split}]"), format!("[{split}, {whole}]")] {
+        let config = format!(
+            "
+ports:
+  provider: {{kind: af-xdp, interface: p0, trunk: {trunk}}}
+  red: {{kind: af-xdp, interface: p1, access: red}}
+  customer: {{kind: af-xdp, interface: p2, tunnel: customer}}
+bridge-domains: {{red: {{}}, customer: {{}}}}
+"
+        );
+        let daemon = Daemon::start(&pods.fwd, &config);
+        let mut wires = pods.raw();
+        let w = &mut wires[..];
+        crosses(w, 1, 0, &[Tag::s(100), Tag::c(7)], &[(1, &[])]);
+        crosses(w, 2, 1, &[], &[(0, &[Tag::s(100), Tag::c(7)])]);
+        crosses(w, 3, 0, &[Tag::s(100), Tag::c(9)], &[(2, &[Tag::c(9)])]);
+        crosses(w, 4, 2, &[Tag::c(9)], &[(0, &[Tag::s(100), Tag::c(9)])]);
+        crosses(w, 5, 0, &[Tag::s(100)], &[(2, &[])]);
+        dropped(&daemon, w, 0, &[Tag::c(100), Tag::c(7)], "vlan_not_allowed");
+        daemon.assert_ledger();
+        daemon.stop();
+    }
+}
+
+#[test]
 fn priority_is_kept_or_set() {
     if !ready() {
         return;

@@ -324,24 +324,13 @@ fn trunk_item(
             (item, other),
             (TrunkItem::All, TrunkItem::Map(_)) | (TrunkItem::Map(_), TrunkItem::All)
         );
-        if carved || protocol != other_protocol || last < other_first || other_last < first {
+        // Of frames with two tags, an item with the inner VID takes its own, and one without it the others.
+        let apart = protocol != other_protocol || inner != other_inner;
+        if carved || apart || last < other_first || other_last < first {
             continue;
         }
         let (vlan, other) = (first.max(other_first), path.at("trunk").at(j));
-        match (inner, other_inner) {
-            (Some(a), Some(b)) if a != b => continue,
-            (None, None) | (Some(_), Some(_)) => {
-                findings.add(at.clone(), Problem::TrunkOverlap { vlan, other })
-            }
-            (Some(_), None) => findings.add(at.clone(), Problem::TrunkSplit { vlan, other }),
-            (None, Some(_)) => findings.add(
-                other,
-                Problem::TrunkSplit {
-                    vlan,
-                    other: at.clone(),
-                },
-            ),
-        }
+        findings.add(at.clone(), Problem::TrunkOverlap { vlan, other });
         return;
     }
 }

@@ -62,7 +62,7 @@ pub(crate) struct PortView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "02:00:00:00:00:01")]
     pub(crate) mac: Option<MacAddr>,
-    /// The largest layer 3 packet, in bytes.
+    /// The largest layer 3 packet that the interface takes, in bytes; none while it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mtu: Option<u32>,
     /// Its layer 2 service in words: `access red`, `trunk 100,200-299 native red`, `cross-connect right`, `underlay v0`.

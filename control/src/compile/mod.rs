@@ -24,9 +24,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clearway_config::{Frames, Name, Spec, StaticMac, TagProtocol};
-use clearway_engine::{
-    BdId, Dest, FdbKey, MemberId, OuterSpec, Place, PortId, Snapshot, TunnelId, VtepId, WorkerId,
-};
+use clearway_engine::{BdId, Dest, FdbKey, MemberId, OuterSpec, Place, PortId, Snapshot, TunnelId, VtepId};
 use clearway_wire::{MacAddr, Vni};
 
 pub(crate) use ids::TooMany;
@@ -53,8 +51,6 @@ pub(crate) struct PortFacts {
     pub(crate) mtu: Option<u32>,
     /// Frames may arrive with unfinished checksums.
     pub(crate) finish_checksums: bool,
-    /// The worker of its first queue.
-    pub(crate) owner: WorkerId,
 }
 
 /// What the host says of a VTEP.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use clearway_config::{Name, PcpPolicy, Port, Service as PortService, Spec, TagProtocol};
 use clearway_engine::{
     BdId, Member, MemberId, Place, PortConf, PortId, Service, StormLimits, TagRule, VidTable, VtepId,
-    WorkerId,
 };
 use clearway_wire::{EtherType, Vid};
 
@@ -18,7 +17,6 @@ pub(super) type Members = BTreeMap<BdId, BTreeMap<MemberId, Member>>;
 const DEFAULT: PortFacts = PortFacts {
     mtu: None,
     finish_checksums: false,
-    owner: WorkerId(0),
 };
 /// Longer packets do not exist (RFC 791, RFC 8200 without jumbograms).
 const LONGEST: u32 = 65535;
@@ -123,7 +121,6 @@ fn conf(
         learn_limit: port.learn_limit.unwrap_or(u32::MAX),
         entries: old.map(|old| old.entries.clone()).unwrap_or_default(),
         mtu: port.mtu.map(u32::from).or(facts.mtu).unwrap_or(LONGEST),
-        owner: facts.owner,
         finish_checksums: facts.finish_checksums,
     }
 }
@@ -220,7 +217,7 @@ fn same(a: &PortConf, b: &PortConf) -> bool {
         && Arc::ptr_eq(&a.storm_buckets, &b.storm_buckets)
         && (&a.vteps, &a.allowed_macs, a.storm, a.learning, a.learn_limit)
             == (&b.vteps, &b.allowed_macs, b.storm, b.learning, b.learn_limit)
-        && (a.mtu, a.owner, a.finish_checksums) == (b.mtu, b.owner, b.finish_checksums)
+        && (a.mtu, a.finish_checksums) == (b.mtu, b.finish_checksums)
 }
 
 /// A port's service in words: `access red`, `trunk 100,200-299 native red`, `cross-connect right`, `underlay v0`.

@@ -23,7 +23,6 @@ fn facts(spec: &Spec) -> Facts {
         let facts = PortFacts {
             mtu: Some(1500),
             finish_checksums: false,
-            owner: WorkerId(0),
         };
         (name.clone(), facts)
     });

@@ -13,8 +13,9 @@ use std::time::Instant;
 use clearway_config::{Name, PortKind, Spec};
 
 use super::DaemonError;
-use super::control::{Control, Entry, PortState, close_all, has_service};
+use super::control::Control;
 use super::open::{self, OpenError};
+use super::ports::{Entry, PortState, close_all, has_service};
 use crate::api::types::{ActionView, ApplyReport, Verb};
 use crate::handle::{ApiError, ErrorCode};
 use crate::reconcile::{Action, Fate, plan};
@@ -156,15 +157,25 @@ impl Control {
         self.groups.expect(needs);
     }
 
-    /// Opens ports; nobody polls them yet. What was opened or entered is added to `fresh`, also when one fails.
+    /// Opens ports; nobody polls them yet. All are claimed before the first is opened, so that what somebody else has
+    /// is found while nothing was touched. What was opened or entered is added to `fresh`, also when one fails.
     fn open_all(&mut self, spec: &Spec, names: &[Name], fresh: &mut Vec<Name>) -> Result<(), DaemonError> {
+        let mut claims = Vec::with_capacity(names.len());
         for name in names {
             let Some(port) = spec.ports.get(name) else {
                 continue;
             };
+            let claim = self.opener().claim(port);
+            if let Err(OpenError::Fatal(reason)) = claim {
+                return Err(refused(name, reason));
+            }
+            claims.push((name, port, claim));
+        }
+        for (name, port, claim) in claims {
             let id = self.compiler.assign_port(name)?;
             let ours = self.ours(spec, name);
-            let result = self.opener().open(port, has_service(spec, name), &ours);
+            let has_service = has_service(spec, name);
+            let result = claim.and_then(|claim| self.opener().open(port, claim, has_service, &ours));
             fresh.push(name.clone());
             let entry = self
                 .ports
@@ -176,12 +187,7 @@ impl Control {
                     tracing::warn!(port = %name, reason, "down");
                     entry.state = Entry::down(id, reason).state;
                 }
-                Err(OpenError::Fatal(reason)) => {
-                    return Err(DaemonError::Port {
-                        port: name.to_string(),
-                        reason,
-                    });
-                }
+                Err(OpenError::Fatal(reason)) => return Err(refused(name, reason)),
             }
         }
         Ok(())
@@ -209,7 +215,9 @@ impl Control {
         for name in closed {
             let Some(port) = old.ports.get(name) else { continue };
             let ours = self.ours(old, name);
-            match self.opener().open(port, has_service(old, name), &ours) {
+            let mut opener = self.opener();
+            let claim = opener.claim(port);
+            match claim.and_then(|claim| opener.open(port, claim, has_service(old, name), &ours)) {
                 Ok(open) => {
                     self.install(name, port, open, ours);
                     self.plug(name);
@@ -316,6 +324,13 @@ impl Control {
         for open in rest {
             self.opener().close(open);
         }
+    }
+}
+
+fn refused(port: &Name, reason: String) -> DaemonError {
+    DaemonError::Port {
+        port: port.to_string(),
+        reason,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The control thread: the loop, the ports as they are, and what is done when something happens to them.
+//! The control thread: the loop, what is done when something happens on the host or in the engine, and the tables.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use clearway_config::{HostFacts, Name, Port, PortKind, Spec, Steering};
-use clearway_engine::{Engine, PortId, QueueEvent, WorkerId};
-use clearway_io::AnyPort;
+use clearway_config::{HostFacts, Name, PortKind, Spec, Steering};
+use clearway_engine::{Engine, QueueEvent};
 
-use super::counters::Totals;
 use super::groups::Groups;
-use super::open::{self, Open, OpenError, Opener, Ours};
+use super::open::{self, OpenError, Ours};
+use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
 use super::{DaemonError, Message};
@@ -26,72 +25,6 @@ use crate::host::{Host, HostError};
 const LOOK: Duration = Duration::from_millis(100);
 /// The forwarding database ages this often.
 const TICK: Duration = Duration::from_secs(1);
-/// A port that does not open is tried again after this time, and then twice as long each time …
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-/// … up to this.
-const LAST_RETRY: Duration = Duration::from_secs(5);
-
-/// A port, open or not.
-pub(super) struct Entry {
-    pub(super) id: PortId,
-    pub(super) state: PortState,
-    pub(super) totals: Totals,
-    /// What is steered to it, as its program was told.
-    pub(super) ours: Ours,
-    /// By position in `Open::queues`.
-    pub(super) workers: Vec<WorkerId>,
-}
-
-/// Whether a port is open.
-pub(super) enum PortState {
-    Open(Box<Open>),
-    Down {
-        reason: String,
-        retry_at: Instant,
-        backoff: Duration,
-    },
-}
-
-impl Entry {
-    pub(super) fn down(id: PortId, reason: String) -> Self {
-        Self {
-            id,
-            state: PortState::Down {
-                reason,
-                retry_at: Instant::now() + FIRST_RETRY,
-                backoff: FIRST_RETRY,
-            },
-            totals: Totals::default(),
-            ours: Ours::default(),
-            workers: Vec::new(),
-        }
-    }
-
-    pub(super) fn opened(&self) -> Option<&Open> {
-        match &self.state {
-            PortState::Open(open) => Some(open),
-            PortState::Down { .. } => None,
-        }
-    }
-
-    /// The interface as it was last seen.
-    pub(super) fn link(&self) -> Option<&LinkState> {
-        Some(&self.opened()?.wire.as_ref()?.state)
-    }
-
-    /// Why it does not forward; none: it does.
-    pub(super) fn why_down(&self) -> Option<String> {
-        match &self.state {
-            PortState::Down { reason, .. } => Some(reason.clone()),
-            PortState::Open(_) => self.link().filter(|link| !link.carrier).map(|link| {
-                format!(
-                    "interface {} has no carrier: its other end is down or unplugged",
-                    link.name
-                )
-            }),
-        }
-    }
-}
 
 /// How busy a worker was lately.
 #[derive(Clone, Copy, Default)]
@@ -121,7 +54,7 @@ pub(super) struct Control {
     links: LinkWatch,
     poller: Option<Poller>,
     /// The engine's news that were read in passing.
-    unread: Vec<QueueEvent>,
+    pub(super) unread: Vec<QueueEvent>,
 }
 
 impl Control {
@@ -214,10 +147,7 @@ impl Control {
     }
 
     fn deadline(&self) -> Instant {
-        let retries = self.ports.values().filter_map(|entry| match &entry.state {
-            PortState::Down { retry_at, .. } => Some(*retry_at),
-            PortState::Open(_) => None,
-        });
+        let retries = self.ports.values().filter_map(Entry::retry_at);
         retries
             .chain([self.next_tick, self.underlay.deadline()])
             .fold(Instant::now() + LOOK, Instant::min)
@@ -232,15 +162,7 @@ impl Control {
         if now >= self.underlay.deadline() {
             self.underlay_news();
         }
-        let due: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, entry)| matches!(&entry.state, PortState::Down { retry_at, .. } if *retry_at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in due {
-            self.retry(&name);
-        }
+        self.retry_ports(now);
     }
 
     fn tick(&mut self, now: Instant) {
@@ -303,12 +225,7 @@ impl Control {
             return;
         };
         match &mut entry.state {
-            PortState::Down {
-                retry_at, backoff, ..
-            } if now.up => {
-                *retry_at = Instant::now();
-                *backoff = FIRST_RETRY;
-            }
+            PortState::Down { .. } if now.up => entry.try_soon(),
             PortState::Down { .. } => {}
             PortState::Open(open) => {
                 let Some(wire) = open.wire.as_mut() else { return };
@@ -346,145 +263,6 @@ impl Control {
         }
     }
 
-    /// Closes an open port that does not work any more; it is tried again by and by.
-    pub(super) fn take_down(&mut self, name: &Name, why: &OpenError) {
-        let Some(entry) = self.ports.get_mut(name) else {
-            return;
-        };
-        if matches!(entry.state, PortState::Down { .. }) {
-            return;
-        }
-        tracing::warn!(port = %name, reason = why.reason(), "down");
-        let down = PortState::Down {
-            reason: why.reason().to_owned(),
-            retry_at: Instant::now() + FIRST_RETRY,
-            backoff: FIRST_RETRY,
-        };
-        let PortState::Open(open) = std::mem::replace(&mut entry.state, down) else {
-            return;
-        };
-        self.unplug(name, *open);
-        self.flush_port(name);
-        self.republish();
-    }
-
-    /// Takes a port's queues from the workers, gives its interface back, closes its sockets.
-    pub(super) fn unplug(&mut self, name: &Name, mut open: Open) {
-        // First the interface: then nothing arrives any more for queues that nobody polls.
-        if let Some(wire) = open.wire.take() {
-            wire.give_back(&mut self.host);
-        }
-        let Some(entry) = self.ports.get_mut(name) else {
-            return;
-        };
-        let queues = std::mem::take(&mut open.queues);
-        for queue in &queues {
-            match self.engine.take_queue(entry.id, *queue) {
-                Ok(io) => drop(io),
-                Err(error) => tracing::error!(port = %name, queue, %error, "the queue was not given back"),
-            }
-        }
-        entry.totals.retire();
-        entry.workers.clear();
-        // A fault of a queue that is gone must not be taken for one of its successor.
-        let id = entry.id;
-        let stale = |event: &QueueEvent| matches!(event, QueueEvent::Fault { port, .. } if *port == id);
-        self.unread
-            .extend(self.engine.events().into_iter().filter(|event| !stale(event)));
-        open.queues = queues;
-        self.opener().close(open);
-    }
-
-    /// Tries once more to open a port that is down.
-    fn retry(&mut self, name: &Name) {
-        let Some(port) = self.spec.ports.get(name).cloned() else {
-            return;
-        };
-        let ours = self.ours(&self.spec, name);
-        let has_service = has_service(&self.spec, name);
-        match self.opener().open(&port, has_service, &ours) {
-            Ok(open) => {
-                self.install(name, &port, open, ours);
-                self.republish();
-                self.plug(name);
-                // The next hops of tunnels may lead through it.
-                self.underlay_news();
-            }
-            Err(error) => self.still_down(name, &error),
-        }
-    }
-
-    fn still_down(&mut self, name: &Name, error: &OpenError) {
-        let Some(entry) = self.ports.get_mut(name) else {
-            return;
-        };
-        if let PortState::Down {
-            reason,
-            retry_at,
-            backoff,
-        } = &mut entry.state
-        {
-            if reason != error.reason() {
-                tracing::warn!(port = %name, reason = error.reason(), "still down");
-                error.reason().clone_into(reason);
-            }
-            *retry_at = Instant::now() + *backoff;
-            *backoff = (*backoff * 2).min(LAST_RETRY);
-        }
-    }
-
-    /// Enters a port that was opened; nobody polls it yet.
-    pub(super) fn install(&mut self, name: &Name, port: &Port, open: Open, ours: Ours) {
-        let workers = self.assign(port, &open.queues);
-        if let Some(entry) = self.ports.get_mut(name) {
-            entry.workers = workers;
-            entry.ours = ours;
-            entry.state = PortState::Open(Box::new(open));
-        }
-    }
-
-    /// Has workers poll a port that was installed.
-    pub(super) fn plug(&mut self, name: &Name) {
-        let Some(entry) = self.ports.get_mut(name) else {
-            return;
-        };
-        let PortState::Open(open) = &mut entry.state else {
-            return;
-        };
-        for (queue, io, region) in std::mem::take(&mut open.pending) {
-            let at = open.queues.iter().position(|q| *q == queue).unwrap_or(0);
-            let worker = entry.workers.get(at).copied().unwrap_or_default();
-            match self.engine.add_queue(worker, entry.id, queue, io, region) {
-                Ok(counters) => entry.totals.add(counters),
-                Err(error) => tracing::error!(port = %name, queue, %error, "the queue is not polled"),
-            }
-        }
-        let mode = open.mode.unwrap_or("-");
-        tracing::info!(port = %name, mode, queues = ?open.queues, workers = ?entry.workers.iter().map(|w| w.0).collect::<Vec<_>>(), "up");
-        for warning in &open.warnings {
-            tracing::warn!(port = %name, "{warning}");
-        }
-    }
-
-    /// The worker of each queue: as configured, else the one with the fewest.
-    pub(super) fn assign(&self, port: &Port, queues: &[u16]) -> Vec<WorkerId> {
-        let mut busy = vec![0u32; self.engine.workers()];
-        for worker in self.ports.values().flat_map(|entry| &entry.workers) {
-            busy[usize::from(worker.0)] += 1;
-        }
-        spread(&mut busy, port, queues)
-    }
-
-    pub(super) fn opener(&mut self) -> Opener<'_> {
-        Opener {
-            host: &mut self.host,
-            engine: &mut self.engine,
-            groups: &mut self.groups,
-            state_dir: &self.state_dir,
-            idle: self.spec.engine.idle,
-        }
-    }
-
     /// What the host says now, of these ports and VTEPs.
     pub(super) fn gather(&mut self, spec: &Spec) -> Facts {
         let ports = spec.ports.iter().filter_map(|(name, port)| {
@@ -498,7 +276,6 @@ impl Control {
             let facts = PortFacts {
                 mtu,
                 finish_checksums: open::finish_checksums(port, entry.opened()),
-                owner: entry.workers.first().copied().unwrap_or_default(),
             };
             Some((name.clone(), facts))
         });
@@ -645,44 +422,6 @@ impl Control {
     }
 }
 
-/// The worker of each queue, given how many queues each worker has.
-fn spread(busy: &mut [u32], port: &Port, queues: &[u16]) -> Vec<WorkerId> {
-    let mut workers = Vec::with_capacity(queues.len());
-    for queue in queues {
-        let configured = port.workers.get(queue).map(|worker| usize::from(*worker));
-        let idlest = (0..busy.len()).min_by_key(|worker| busy[*worker]).unwrap_or(0);
-        // Validation knows the number of workers only where the configuration names them.
-        let worker = configured.filter(|worker| *worker < busy.len()).unwrap_or(idlest);
-        busy[worker] += 1;
-        workers.push(WorkerId(worker as u8));
-    }
-    workers
-}
-
-/// Whether frames of other stations than the interface's own pass a port.
-pub(super) fn has_service(spec: &Spec, name: &Name) -> bool {
-    let layer_2 = |port: &Port| port.service() != clearway_config::Service::None;
-    spec.ports.get(name).is_some_and(layer_2)
-        || spec
-            .cross_connects
-            .iter()
-            .any(|pair| pair.0 == *name || pair.1 == *name)
-}
-
-/// Closing a socket waits for the network stack to let go of it; many at a time wait together.
-pub(super) fn close_all(queues: Vec<AnyPort>) {
-    const THREADS: usize = 16;
-    let mut shares: Vec<Vec<AnyPort>> = (0..THREADS).map(|_| Vec::new()).collect();
-    for (at, queue) in queues.into_iter().enumerate() {
-        shares[at % THREADS].push(queue);
-    }
-    std::thread::scope(|scope| {
-        for share in shares.into_iter().filter(|share| !share.is_empty()) {
-            scope.spawn(move || drop(share));
-        }
-    });
-}
-
 fn log_leftover(leftover: &Leftover) {
     match leftover {
         Leftover::Kept(name) => tracing::info!(
@@ -699,31 +438,5 @@ fn log_leftover(leftover: &Leftover) {
                 tracing::warn!(interface = name, %error, "was not given back entirely");
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queues_go_to_the_idlest_worker_unless_told_otherwise() {
-        let mut port = Port::af_xdp("e0");
-        assert_eq!(
-            spread(&mut [2, 0, 1], &port, &[0, 1, 2, 3])
-                .iter()
-                .map(|w| w.0)
-                .collect::<Vec<_>>(),
-            [1, 1, 2, 0]
-        );
-        port.workers.insert(1, 0);
-        port.workers.insert(2, 9);
-        assert_eq!(
-            spread(&mut [5, 0], &port, &[0, 1, 2])
-                .iter()
-                .map(|w| w.0)
-                .collect::<Vec<_>>(),
-            [1, 0, 1]
-        );
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `control` | the loop, and what it does when something happens |
+//! | `control` | the loop, what it does when something happens, and the tables that it publishes |
+//! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
 //! | `open` `groups` | opening ports; which of them share frame memory |
 //! | `underlay` | VTEPs and next hops |
@@ -24,6 +25,7 @@ mod control;
 mod counters;
 mod groups;
 mod open;
+mod ports;
 mod signals;
 mod stations;
 mod underlay;

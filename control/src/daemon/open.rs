@@ -1,7 +1,8 @@
 //! Opening and closing the ports: sockets, XDP program, and all that the interface must let go of meanwhile.
 //!
 //! ```text
-//!   open: link there and up? → lock and journal → queues → UMEM group → sockets → offloads, napi → program → attach
+//!   claim: link there and up? → queues → lock → nobody else's program?                        nothing is changed yet
+//!   open: UMEM group → sockets → offloads, napi → program → attach
 //!   close: detach → give the interface back → queues out of the workers → sockets
 //! ```
 //!
@@ -26,10 +27,8 @@ use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
 use crate::host::restore::Changes;
-use crate::host::{Host, HostError, offload};
+use crate::host::{Host, HostError, offload, program};
 
-/// The name of our own program, as the kernel shows it.
-const OUR_PROGRAM: &str = "clearway";
 /// SO_BUSY_POLL: for AF_XDP every poll is one pass, whatever the value.
 const BUSY_POLL_MICROS: u32 = 20;
 /// What af_xdp.rst suggests for preferred busy polling.
@@ -85,11 +84,19 @@ impl From<XskError> for OpenError {
 impl From<XdpError> for OpenError {
     fn from(error: XdpError) -> Self {
         match &error {
-            // Ours, while nobody holds the interface's lock: of a daemon that is just ending.
-            XdpError::Foreign { program, interface } if program.name == OUR_PROGRAM => Self::Wait(format!(
-                "{interface} still carries the XDP program (id {}) of a clearway that ended; waiting for it to go",
-                program.id
-            )),
+            // Ours, while nobody holds the interface's lock: of a daemon that is just ending, or that keeps its
+            // locks elsewhere.
+            XdpError::Foreign { program, interface } if program.name == program::OURS => {
+                let id = program.id;
+                match program::holder(id) {
+                    None => Self::Wait(format!(
+                        "{interface} still carries the XDP program (id {id}) of a clearway that ended; waiting for it to go"
+                    )),
+                    Some(holder) => Self::Fatal(format!(
+                        "interface {interface} carries the XDP program (id {id}) of another clearway ({holder}), which has another --state-dir: stop that one, or give each its own interfaces"
+                    )),
+                }
+            }
             XdpError::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
                 Self::Wait(error.to_string())
             }
@@ -193,6 +200,12 @@ pub(super) struct Found {
     queues: Vec<u16>,
 }
 
+/// What a port needs, and its interface, which nobody else has and which is as it was found. Dropped, it is free.
+pub(super) struct Claim {
+    need: Need,
+    interface: Option<(Found, Changes)>,
+}
+
 /// What a port will need, as far as the host can tell before it is opened; and its interface, if it has one.
 pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>), OpenError> {
     let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
@@ -244,31 +257,67 @@ pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>)
 }
 
 impl Opener<'_> {
-    /// Opens a port. Its queues are in [`Open::pending`]: nobody polls them yet.
-    pub(super) fn open(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
-        match port.kind {
-            PortKind::AfXdp => self.af_xdp(port, has_service, ours),
-            PortKind::Pcapng => self.pcapng(port),
-            PortKind::Memory => memory(),
-        }
-    }
-
-    fn af_xdp(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
+    /// Makes sure that a port can be opened as far as that can be known without touching anything.
+    pub(super) fn claim(&mut self, port: &Port) -> Result<Claim, OpenError> {
         let (need, found) = need(self.host, port)?;
-        let Some(Found { link, queues }) = found else {
-            return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
+        let Some(found) = found else {
+            return Ok(Claim {
+                need,
+                interface: None,
+            });
         };
+        let link = &found.link;
         if !link.up {
             return Err(OpenError::Wait(format!(
                 "interface {0} is down; waiting for it (`ip link set {0} up`)",
                 link.name
             )));
         }
-        let interface = Interface {
-            name: link.name.clone(),
-            index: link.ifindex.0,
+        let changes = Changes::begin(self.state_dir, self.host, link)?;
+        // Asking what program it is costs a listing of all interfaces; that there is one, the link says.
+        if !link.xdp.is_empty() && !port.replace {
+            let interface = interface(link);
+            if let Some(program) = XdpProgram::on_interface(&interface)? {
+                let interface = interface.name;
+                return Err(XdpError::Foreign { interface, program }.into());
+            }
+        }
+        Ok(Claim {
+            need,
+            interface: Some((found, changes)),
+        })
+    }
+
+    /// Opens a port that was claimed. Its queues are in [`Open::pending`]: nobody polls them yet.
+    pub(super) fn open(
+        &mut self,
+        port: &Port,
+        claim: Claim,
+        has_service: bool,
+        ours: &Ours,
+    ) -> Result<Open, OpenError> {
+        match port.kind {
+            PortKind::AfXdp => self.af_xdp(port, claim, has_service, ours),
+            PortKind::Pcapng => self.pcapng(port, &claim.need),
+            PortKind::Memory => memory(),
+        }
+    }
+
+    fn af_xdp(
+        &mut self,
+        port: &Port,
+        claim: Claim,
+        has_service: bool,
+        ours: &Ours,
+    ) -> Result<Open, OpenError> {
+        let Claim {
+            need,
+            interface: found,
+        } = claim;
+        let Some((Found { link, queues }, mut changes)) = found else {
+            return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
         };
-        let mut changes = Changes::begin(self.state_dir, self.host, &link)?;
+        let interface = interface(&link);
         let result = self.on_interface(
             port,
             &link,
@@ -301,16 +350,6 @@ impl Opener<'_> {
         changes: &mut Changes,
         (need, queues, has_service, ours): (&Need, &[u16], bool, &Ours),
     ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
-        // Asking what program it is costs a listing of all interfaces; that there is one, the link says.
-        let program = if link.xdp.is_empty() {
-            None
-        } else {
-            XdpProgram::on_interface(interface)?
-        };
-        if let Some(program) = program.filter(|_| !port.replace) {
-            let interface = interface.name.clone();
-            return Err(XdpError::Foreign { interface, program }.into());
-        }
         let busy_poll = self.busy_poll(port, link);
         let (place, sockets) = self.sockets(port, interface, need, queues, busy_poll)?;
         let undo = |opener: &mut Self, sockets: Vec<(u16, AfXdpPort)>| {
@@ -469,9 +508,8 @@ impl Opener<'_> {
         })
     }
 
-    fn pcapng(&mut self, port: &Port) -> Result<Open, OpenError> {
-        let (need, _) = need(self.host, port)?;
-        let place = self.groups.enter(self.engine, &need)?;
+    fn pcapng(&mut self, port: &Port, need: &Need) -> Result<Open, OpenError> {
+        let place = self.groups.enter(self.engine, need)?;
         let config = PcapngConfig {
             input: port.read.clone(),
             output: port.write.clone(),
@@ -528,6 +566,13 @@ impl Wire {
 fn give_back(host: &mut Host, changes: Changes, interface: &str) {
     for error in changes.restore(host) {
         tracing::warn!(interface, %error, "the interface was not given back entirely");
+    }
+}
+
+fn interface(link: &Link) -> Interface {
+    Interface {
+        name: link.name.clone(),
+        index: link.ifindex.0,
     }
 }
 

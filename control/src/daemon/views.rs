@@ -48,7 +48,7 @@ impl Control {
                 })
                 .collect(),
             mac: entry.link().and_then(|link| link.mac),
-            mtu: conf.map(|conf| conf.mtu),
+            mtu: entry.link().map(|link| link.mtu),
             service: compile::describe(&self.spec, name, &self.underlay.carried_by(name)),
             rx_packets: totals.sum(|c| c.rx_packets.get()),
             rx_bytes: totals.sum(|c| c.rx_bytes.get()),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::facts::{AfXdpMode, Facts, InterfaceFacts, KernelVersion};
+use super::facts::{AfXdpMode, AttachedProgram, Facts, InterfaceFacts, KernelVersion};
 use super::links::Link;
 use super::napi::NapiKnobs;
 
@@ -344,16 +344,7 @@ fn judge_interface(facts: &Facts, interface: &InterfaceFacts, out: &mut Findings
     state(interface, link, out);
     mode(interface, link, out);
     for program in &interface.programs {
-        let name = program.name.as_deref().unwrap_or("?");
-        out.add(
-            Severity::Warn,
-            format!("XDP program {name} (id {}) is attached", program.id),
-            "a port refuses an interface that carries a program which is not Clearway's",
-            Some(format!(
-                "ip link set dev {} xdp off, or `replace` in the config",
-                link.name
-            )),
-        );
+        attached(program, link, out);
     }
     if !interface.offloads_in_the_way.is_empty() {
         out.add(
@@ -363,13 +354,13 @@ fn judge_interface(facts: &Facts, interface: &InterfaceFacts, out: &mut Findings
             None,
         );
     }
-    if let Some(knobs) = interface.napi.filter(|knobs| {
-        *knobs
-            != NapiKnobs {
-                defer_hard_irqs: 0,
-                gro_flush_timeout: 0,
-            }
-    }) {
+    let untouched = NapiKnobs {
+        defer_hard_irqs: 0,
+        gro_flush_timeout: 0,
+    };
+    let ours = interface.programs.iter().any(AttachedProgram::is_ours);
+    let expected = |knobs: &NapiKnobs| *knobs == untouched || ours && *knobs == NapiKnobs::BUSY_POLL;
+    if let Some(knobs) = interface.napi.filter(|knobs| !expected(knobs)) {
         out.add(
             Severity::Info,
             format!(
@@ -381,6 +372,28 @@ fn judge_interface(facts: &Facts, interface: &InterfaceFacts, out: &mut Findings
         );
     }
     placement(facts, interface, out);
+}
+
+fn attached(program: &AttachedProgram, link: &Link, out: &mut Findings) {
+    let (id, interface) = (program.id, &link.name);
+    let holder = program.holder.as_ref().map(|holder| format!(", by {holder}"));
+    let holder = holder.unwrap_or_default();
+    if program.is_ours() {
+        return out.ok(format!(
+            "it is a port of Clearway{holder}: its XDP program (id {id}) is attached"
+        ));
+    }
+    let name = program.name.as_deref().unwrap_or("?");
+    let fix = match program.holder {
+        Some(_) => "stop that program".to_owned(),
+        None => format!("ip link set dev {interface} xdp off"),
+    };
+    out.add(
+        Severity::Warn,
+        format!("XDP program {name} (id {id}) is attached{holder}"),
+        "a port refuses an interface that carries a program which is not Clearway's",
+        Some(format!("{fix}, or `replace` in the config")),
+    );
 }
 
 fn state(interface: &InterfaceFacts, link: &Link, out: &mut Findings) {
@@ -513,9 +526,10 @@ pub(super) mod tests {
     use clearway_wire::MacAddr;
 
     use super::super::ethtool::Queues;
-    use super::super::facts::{AttachedProgram, Cores, HugePages, Interrupt};
+    use super::super::facts::{Cores, HugePages, Interrupt};
     use super::super::links::{Hardware, IfIndex, OperState, XdpMode};
     use super::super::netdev::XdpFeatures;
+    use super::super::program::Holder;
     use super::*;
 
     /// An interface as it should be.
@@ -681,11 +695,16 @@ pub(super) mod tests {
             f.interfaces[0].offloads_in_the_way = vec!["rx-vlan-hw-parse".into()];
         }),
         ("eth1", Severity::Warn, "XDP program lb (id 7)", |f| {
-            f.interfaces[0].programs = vec![AttachedProgram {
-                mode: XdpMode::Native,
-                id: 7,
-                name: Some("lb".into()),
-            }];
+            f.interfaces[0].programs = vec![program("lb", None)];
+        }),
+        (
+            "eth1",
+            Severity::Warn,
+            "XDP program lb (id 7) is attached, by balancer, pid 9",
+            |f| f.interfaces[0].programs = vec![program("lb", Some("balancer"))],
+        ),
+        ("eth1", Severity::Warn, "XDP program clearway (id 7)", |f| {
+            f.interfaces[0].programs = vec![program("clearway", None)];
         }),
         ("eth1", Severity::Info, "gro_flush_timeout 200000", |f| {
             f.interfaces[0].napi = Some(NapiKnobs::BUSY_POLL)
@@ -694,6 +713,32 @@ pub(super) mod tests {
             f.interfaces[0].interrupts[0].cores = vec![2]
         }),
     ];
+
+    fn program(name: &str, held_by: Option<&str>) -> AttachedProgram {
+        AttachedProgram {
+            mode: XdpMode::Native,
+            id: 7,
+            name: Some(name.to_owned()),
+            holder: held_by.map(|command| Holder {
+                pid: 9,
+                command: Some(command.to_owned()),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_running_clearway_is_as_it_should_be() {
+        let mut facts = healthy();
+        facts.interfaces[0].programs = vec![program("clearway", Some("clearway"))];
+        facts.interfaces[0].napi = Some(NapiKnobs::BUSY_POLL);
+        let findings = doctor(&facts);
+        assert!(
+            findings.iter().all(|f| f.severity == Severity::Ok),
+            "{findings:#?}"
+        );
+        let said = |f: &Finding| f.what.contains("a port of Clearway, by clearway, pid 9");
+        assert!(findings.iter().any(said), "{findings:#?}");
+    }
 
     fn edit(facts: &mut Facts, change: impl FnOnce(&mut Link)) {
         change(

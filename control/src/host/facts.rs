@@ -14,7 +14,8 @@ use super::Host;
 use super::links::{Hardware, Link, XdpMode};
 use super::napi::NapiKnobs;
 use super::netdev::XdpFeatures;
-use super::offload;
+use super::program::Holder;
+use super::{offload, program};
 
 /// The capabilities that Clearway can make use of, by their bit (capabilities(7)).
 const CAPABILITIES: [(&str, u32); 5] = [
@@ -132,6 +133,15 @@ pub(crate) struct AttachedProgram {
     pub(crate) id: u32,
     /// Its name, if we may know it.
     pub(crate) name: Option<String>,
+    /// The process whose link keeps it there, if one does and we may know it.
+    pub(crate) holder: Option<Holder>,
+}
+
+impl AttachedProgram {
+    /// Whether it is that of a Clearway that runs.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.as_deref() == Some(program::OURS) && self.holder.is_some()
+    }
 }
 
 /// An interrupt and where it is served.
@@ -150,6 +160,8 @@ impl Facts {
     pub(crate) fn gather(host: &mut Host, interfaces: &[String], worker_cores: &[u32]) -> Self {
         let kernel = read("/proc/sys/kernel/osrelease").unwrap_or_default();
         let interrupts = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+        let interrupts = parse_interrupts(&interrupts);
+        let holders = program::holders();
         let unprivileged = read("/proc/sys/kernel/unprivileged_bpf_disabled");
         Self {
             kernel_version: parse_version(&kernel),
@@ -169,14 +181,19 @@ impl Facts {
             numa_nodes: numa_nodes(Path::new("/sys/devices/system/node")),
             interfaces: interfaces
                 .iter()
-                .map(|name| InterfaceFacts::gather(host, name, &parse_interrupts(&interrupts)))
+                .map(|name| InterfaceFacts::gather(host, name, &interrupts, &holders))
                 .collect(),
         }
     }
 }
 
 impl InterfaceFacts {
-    fn gather(host: &mut Host, name: &str, interrupts: &[(u32, String)]) -> Self {
+    fn gather(
+        host: &mut Host,
+        name: &str,
+        interrupts: &[(u32, String)],
+        holders: &BTreeMap<u32, Holder>,
+    ) -> Self {
         let link = host.link(name).ok();
         let Some(of) = link.clone() else {
             return Self::missing(name);
@@ -206,7 +223,8 @@ impl InterfaceFacts {
                 .map(|program| AttachedProgram {
                     mode: program.mode,
                     id: program.id,
-                    name: program_name(program.id),
+                    name: program::name(program.id),
+                    holder: holders.get(&program.id).cloned(),
                 })
                 .collect(),
             napi: host.napi_knobs(&of).ok(),
@@ -228,12 +246,6 @@ impl InterfaceFacts {
             interrupts: Vec::new(),
         }
     }
-}
-
-/// The name of a loaded BPF program. Needs CAP_SYS_ADMIN.
-pub(crate) fn program_name(id: u32) -> Option<String> {
-    let program = libbpf_rs::query::ProgInfoIter::default().find(|program| program.id == id)?;
-    Some(program.name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
 }
 
 fn promised_mode(xdp: XdpFeatures) -> AfXdpMode {

@@ -27,6 +27,7 @@ pub(crate) mod netdev;
 mod netlink;
 pub(crate) mod netns;
 pub(crate) mod offload;
+pub(crate) mod program;
 pub(crate) mod promisc;
 pub(crate) mod restore;
 pub(crate) mod routes;
@@ -53,6 +54,7 @@ pub(crate) struct Host {
     /// `None` without CAP_SYS_ADMIN.
     sysfs: Option<NetSysfs>,
     netns: NetnsInode,
+    namespaces: netns::Known,
 }
 
 /// The inode of a network namespace: its identity while it exists.
@@ -71,6 +73,7 @@ impl Host {
             netdev: Netdev::open().ok(),
             sysfs: NetSysfs::open().ok(),
             netns: NetnsInode(netns),
+            namespaces: netns::Known::default(),
         })
     }
 
@@ -185,11 +188,16 @@ pub(crate) enum HostError {
     },
     /// Another daemon has it.
     #[error(
-        "interface {interface} is in use by another clearway: stop that one, or give each its own interfaces"
+        "interface {interface} is in use by another clearway ({}), which has locked {}: stop that one, or give each its own interfaces",
+        .holder.as_ref().map_or("its pid is not known".to_owned(), ToString::to_string), .lock.display()
     )]
     InUse {
         /// The interface.
         interface: String,
+        /// What says so.
+        lock: PathBuf,
+        /// Who it is, as it wrote there.
+        holder: Option<program::Holder>,
     },
     /// The journal of original values.
     #[error("{attempt} the journal {} failed: {source}; free some space or name a writable state directory", .path.display())]

@@ -1,10 +1,11 @@
 //! Other network namespaces: how to find the one that our kernel only gives a number, and how to work in it.
 //!
 //! A veth names its peer's namespace by a number that means something in our namespace alone
-//! (`IFLA_LINK_NETNSID`). The kernel tells whether a given namespace file has that number (`RTM_GETNSID`), so the
-//! files in question are asked in turn: named namespaces first, then those of all processes.
+//! (`IFLA_LINK_NETNSID`). The kernel tells the number of a given namespace file (`RTM_GETNSID`), so the files in
+//! question are asked in turn: named namespaces first, then those of all processes. With a namespace for every pod
+//! that would be as many questions for every pod, so what was learnt is remembered, and made sure of when it is used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -25,6 +26,23 @@ const NETNSA_FD: u16 = 3;
 const RTGEN_LEN: usize = 1;
 /// Where iproute2 and container runtimes keep namespaces that have a name.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+
+/// Where namespaces were found. Not held open: a pod's namespace goes when the pod does.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// A file of the namespace that we know by a number.
+    paths: BTreeMap<i32, PathBuf>,
+    /// The inodes of all these.
+    inodes: BTreeSet<u64>,
+}
+
+#[cfg(test)]
+impl Known {
+    /// How many namespaces are known.
+    pub(super) fn learnt(&self) -> usize {
+        self.paths.len()
+    }
+}
 
 /// A network namespace that was found; held open, so that it stays while we work in it.
 pub(crate) struct Netns {
@@ -69,17 +87,46 @@ impl Netns {
 impl Host {
     /// The namespace that ours knows by this number; `None` if no file of it can be found or opened.
     pub(crate) fn find_netns(&mut self, netnsid: i32) -> Result<Option<Netns>, HostError> {
+        if let Some(netns) = self.known_netns(netnsid)? {
+            return Ok(Some(netns));
+        }
+        self.learn_netns()?;
+        if let Some(netns) = self.known_netns(netnsid)? {
+            return Ok(Some(netns));
+        }
+        // An inode or a name may have been given to another namespace since.
+        self.namespaces = Known::default();
+        self.learn_netns()?;
+        self.known_netns(netnsid)
+    }
+
+    /// The namespace of this number, if it is still where it was found.
+    fn known_netns(&mut self, netnsid: i32) -> Result<Option<Netns>, HostError> {
+        let Some(netns) = self.namespaces.paths.get(&netnsid).map(|path| Netns::open(path)) else {
+            return Ok(None);
+        };
+        let Ok(netns) = netns else { return Ok(None) };
+        let is_it = self.netnsid_of(&netns)? == Some(netnsid);
+        Ok(is_it.then_some(netns))
+    }
+
+    /// Asks for the numbers of all namespaces that are not known yet.
+    fn learn_netns(&mut self) -> Result<(), HostError> {
         let mut asked = BTreeSet::new();
         for path in candidates() {
-            let Ok(netns) = Netns::open(&path) else { continue };
-            let Ok(inode) = netns.file.metadata().map(|m| m.ino()) else {
+            let Ok(inode) = fs::metadata(&path).map(|file| file.ino()) else {
                 continue;
             };
-            if asked.insert(inode) && self.netnsid_of(&netns)? == Some(netnsid) {
-                return Ok(Some(netns));
+            if self.namespaces.inodes.contains(&inode) || !asked.insert(inode) {
+                continue;
+            }
+            let Ok(netns) = Netns::open(&path) else { continue };
+            if let Some(netnsid) = self.netnsid_of(&netns)? {
+                self.namespaces.paths.insert(netnsid, path);
+                self.namespaces.inodes.insert(inode);
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Our number for a namespace; `None` if it has none, or the file is no namespace.

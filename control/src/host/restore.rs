@@ -8,8 +8,9 @@
 //!
 //! One file per interface, `<netns inode>-<name>.json` in the state directory (default [`STATE_DIR`]), valid for
 //! this namespace, name and number: an interface that was deleted and made anew is another one, and its
-//! predecessor's journal is dropped. Each open journal is locked (flock(2)), so a second daemon on the same
-//! interface is told so, and a living daemon's journal is never mistaken for a dead one's.
+//! predecessor's journal is dropped. Each open journal has a file beside it that is locked (flock(2)) and holds the
+//! daemon's pid, so a second daemon on the same interface is told who has it, and a living daemon's journal is never
+//! mistaken for a dead one's.
 //!
 //! Guarantees: a change is never made before its original value is on stable storage; a value is journaled once,
 //! so changing a knob twice still restores what was there before Clearway; a knob that already has the wanted
@@ -29,6 +30,7 @@ use super::ethtool::Feature;
 use super::links::{IfIndex, Link};
 use super::napi::NapiKnobs;
 use super::offload::VethPeer;
+use super::program::Holder;
 use super::{Host, HostError, NetnsInode};
 
 /// Where journals are kept: on a tmpfs, because a reboot undoes every change by itself.
@@ -95,10 +97,16 @@ pub(crate) struct Changes {
 impl Changes {
     /// Takes an interface on. The journal of a daemon that died with it is continued.
     pub(crate) fn begin(state_dir: &Path, host: &Host, link: &Link) -> Result<Self, HostError> {
-        let journal =
-            Journal::lock(state_dir, host.netns(), &link.name)?.ok_or_else(|| HostError::InUse {
-                interface: link.name.clone(),
-            })?;
+        let journal = match Journal::lock(state_dir, host.netns(), &link.name)? {
+            Lock::Ours(journal) => journal,
+            Lock::Theirs { path, holder } => {
+                return Err(HostError::InUse {
+                    interface: link.name.clone(),
+                    lock: path,
+                    holder,
+                });
+            }
+        };
         let originals = journal
             .read()?
             .filter(|found| found.is_of(link, host.netns()))
@@ -322,7 +330,7 @@ fn settle(
     name: String,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Option<Leftover>, HostError> {
-    let Some(journal) = Journal::lock(state_dir, host.netns(), &name)? else {
+    let Lock::Ours(journal) = Journal::lock(state_dir, host.netns(), &name)? else {
         return Ok(None);
     };
     let Some(originals) = journal.read()? else {
@@ -359,9 +367,18 @@ struct Journal {
     _lock: Flock<File>,
 }
 
+/// What came of asking for the lock.
+enum Lock {
+    Ours(Journal),
+    /// Another daemon's: the file, and who it is.
+    Theirs {
+        path: PathBuf,
+        holder: Option<Holder>,
+    },
+}
+
 impl Journal {
-    /// `None`: another daemon holds it.
-    fn lock(state_dir: &Path, netns: NetnsInode, interface: &str) -> Result<Option<Self>, HostError> {
+    fn lock(state_dir: &Path, netns: NetnsInode, interface: &str) -> Result<Lock, HostError> {
         let path = state_dir.join(format!("{}-{interface}.json", netns.0));
         let lock_path = path.with_extension("json.lock");
         let failed = |source| HostError::Journal {
@@ -374,18 +391,28 @@ impl Journal {
             let file = OpenOptions::new()
                 .create(true)
                 .truncate(false)
+                .read(true)
                 .write(true)
                 .open(&lock_path)
                 .map_err(failed)?;
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
-                Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                    return Ok(Lock::Theirs {
+                        holder: io::read_to_string(file).ok().and_then(holder_of),
+                        path: lock_path,
+                    });
+                }
                 Err((_, errno)) => return Err(failed(errno.into())),
             };
             // Its last holder may have removed the file between our open and our lock: then it locks nothing.
             let ours = lock.metadata().map_err(failed)?.ino();
             if fs::metadata(&lock_path).is_ok_and(|there| there.ino() == ours) {
-                return Ok(Some(Self {
+                // For the error of whoever comes second: without it the lock holds as well.
+                let _ = lock
+                    .set_len(0)
+                    .and_then(|()| writeln!(&*lock, "{}", std::process::id()));
+                return Ok(Lock::Ours(Self {
                     path,
                     lock_path,
                     _lock: lock,
@@ -436,14 +463,25 @@ impl Journal {
     }
 
     fn remove(self) -> Result<(), HostError> {
-        for path in [&self.path, &self.lock_path] {
-            match fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.failed("removing")(e)),
-                _ => {}
-            }
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("removing")(e)),
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+impl Drop for Journal {
+    /// While it is still locked: a lock file without a journal says nothing.
+    fn drop(&mut self) {
+        if !self.path.exists() {
+            let _ = fs::remove_file(&self.lock_path);
+        }
+    }
+}
+
+/// Reads what the holder of a lock wrote into it.
+fn holder_of(text: String) -> Option<Holder> {
+    text.trim().parse().ok().map(Holder::new)
 }
 
 /// Those that are not yet as wanted.

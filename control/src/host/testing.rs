@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use super::doctor::{Severity, doctor};
-use super::facts::{AfXdpMode, Facts, program_name};
+use super::facts::{AfXdpMode, Facts};
 use super::links::{IfIndex, Link, LinkEvent, LinkState, LinkWatch, XdpMode};
 use super::napi::NapiKnobs;
 use super::offload::{self, Warning};
@@ -83,6 +83,12 @@ impl Far {
             ));
             sh(&format!("{run}ip link set {interface} up"));
         }
+    }
+
+    /// Another namespace of the same name; the interfaces in this one are gone.
+    fn replaced(self) -> Self {
+        sh(&format!("ip netns delete {0} && ip netns add {0}", self.0));
+        self
     }
 
     fn mac(&self) -> MacAddr {
@@ -514,6 +520,42 @@ fn addresses_have_their_owner() {
 }
 
 #[test]
+fn namespaces_of_peers_are_remembered_and_made_sure_of() {
+    isolate();
+    let mut pods: Vec<Far> = (0..3).map(|_| Far::new()).collect();
+    let wire = |near: &str, far: &Far, mac: u8| {
+        let name = &far.0;
+        sh(&format!(
+            "ip link add {near} type veth peer name far address 02:00:00:00:00:0{mac} netns {name}"
+        ));
+    };
+    for (n, pod) in pods.iter().enumerate() {
+        wire(&format!("near{n}"), pod, 1);
+    }
+    let mut host = Host::open().expect("root can open a host");
+    let mut peer = |near: &str| {
+        let link = host.link(near).expect("it was made above");
+        let mut peer = host.veth_peer(&link).expect("it can be looked for")?;
+        peer.features().expect("the peer is there");
+        Some(host.namespaces.learnt())
+    };
+    let learnt = peer("near0").expect("it is found");
+    assert!(learnt >= 3, "one search learns them all: {learnt}");
+    for near in ["near1", "near2", "near0"] {
+        assert_eq!(peer(near), Some(learnt), "{near} is known already");
+    }
+
+    // Numbers and names go to other namespaces.
+    let (first, last) = (pods.remove(0).replaced(), pods.remove(1).replaced());
+    wire("other2", &last, 2);
+    wire("other0", &first, 2);
+    for near in ["other0", "other2", "near1"] {
+        assert!(peer(near).is_some(), "{near} is found");
+    }
+    drop((first, last, pods));
+}
+
+#[test]
 fn offloads_go_off_on_both_ends_of_a_veth_and_come_back() {
     isolate();
     let far = Far::new();
@@ -711,7 +753,11 @@ fn originals_survive_kill_9() {
             .set_napi_threaded(&mut host, true)
             .expect("root can set it");
         let second = Changes::begin(state.path(), &host, &a);
-        assert!(matches!(second, Err(HostError::InUse { interface }) if interface == "w0"));
+        let said = second.err().expect("the first one holds it").to_string();
+        assert!(
+            said.contains("w0") && said.contains(&format!("pid {})", std::process::id())),
+            "{said}"
+        );
         assert!(
             restore_leftovers(state.path(), &mut host, |_| false)
                 .expect("it can be read")
@@ -866,8 +912,8 @@ fn an_attached_xdp_program_is_seen_with_its_name() {
     };
     assert_eq!((program.mode, u64::from(program.id)), (XdpMode::Generic, id));
     let name: Value = serde_json::from_str(&sh(&format!("bpftool -j prog show id {id}"))).expect("JSON");
-    assert_eq!(program_name(program.id).as_deref(), name["name"].as_str());
+    assert_eq!(super::program::name(program.id).as_deref(), name["name"].as_str());
     sh("ip link set w0 xdpgeneric off");
     assert_eq!(host.link("w0").expect("it was made above").xdp, []);
-    assert_eq!(program_name(u32::MAX), None);
+    assert_eq!(super::program::name(u32::MAX), None);
 }

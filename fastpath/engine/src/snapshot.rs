@@ -11,7 +11,7 @@
 //! Control builds snapshots, workers read them; nobody changes one.
 
 use crate::storm::Storm;
-use crate::{BdId, LearnRules, MemberId, PortId, TunnelId, VtepId, WorkerId};
+use crate::{BdId, LearnRules, MemberId, PortId, TunnelId, VtepId};
 use clearway_wire::{Dscp, EtherType, MappedIp, Pcp, Tag, Tci, Vid, Vni};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -170,8 +170,6 @@ pub struct PortConf {
     pub entries: Arc<AtomicU32>,
     /// Largest L3 packet in bytes that the port sends.
     pub mtu: u32,
-    /// The worker that sends for those which have no queue of this port.
-    pub owner: WorkerId,
     /// Whether frames may arrive with unfinished L4 checksums (a veth peer's offload), to be finished here.
     pub finish_checksums: bool,
 }
@@ -188,7 +186,6 @@ impl Default for PortConf {
             learn_limit: u32::MAX,
             entries: Arc::default(),
             mtu: 1500,
-            owner: WorkerId(0),
             finish_checksums: false,
         }
     }

@@ -153,6 +153,32 @@ fn native_tunnel_and_service_tags_share_a_domain() {
 }
 
 #[test]
+fn the_inner_vid_comes_before_the_outer_one_alone() {
+    let mut bed = bed();
+    // Port 3 carries 802.1ad 400 whole, too: for domain 2.
+    let mut vids = VidTable::default();
+    vids.entry_mut(vid(400)).inner = Some((EtherType::QINQ, Arc::new(HashMap::from([(20, place(1, 3))]))));
+    single(&mut vids, vid(400), EtherType::QINQ, place(2, 1));
+    let trunk = Service::Trunk {
+        native: None,
+        vids: Arc::new(vids),
+    };
+    bed.port(3, |p| p.service = trunk);
+    bed.publish();
+    let out = bed.cross(3, &tagged(BC, mac(1), &[(0x88a8, 400), (0x8100, 20)]));
+    assert_eq!(out.keys().collect::<Vec<_>>(), [&0, &1, &2]);
+    assert_eq!(out[&0], [frame(BC, mac(1))]);
+    for payload in [&[(0x8100, 21)][..], &[(0x88a8, 21)], &[]] {
+        let mut tags = vec![(0x88a8, 400)];
+        tags.extend(payload);
+        let out = bed.cross(3, &tagged(BC, mac(2), &tags));
+        assert_eq!(out.keys().collect::<Vec<_>>(), [&1, &4], "{payload:?}");
+        assert_eq!(out[&4], [tagged(BC, mac(2), payload)]);
+    }
+    bed.finish();
+}
+
+#[test]
 fn a_set_priority_replaces_what_came() {
     let mut bed = bed();
     let mut domain = Domain::clone(bed.conf.domains[1].as_ref().expect("domain"));

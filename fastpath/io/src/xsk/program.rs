@@ -226,20 +226,33 @@ impl XdpProgram {
         replace: bool,
     ) -> Result<AttachMode, XdpError> {
         self.detach();
-        self.make_room(interface, replace)?;
+        // The kernel lists all interfaces to tell of one's program, so it is only asked if there is reason to.
+        if replace {
+            self.make_room(interface, true)?;
+        }
+        let link = match self.link_in(interface, mode) {
+            Err(XdpError::Attach { source, .. }) if is_taken(&source) => {
+                self.make_room(interface, replace)?;
+                self.link_in(interface, mode)
+            }
+            result => result,
+        }?;
+        let mode = link.mode;
+        self.link = Some(link);
+        Ok(mode)
+    }
+
+    fn link_in(&self, interface: &Interface, mode: ModeRequest) -> Result<Link, XdpError> {
         let native = || self.create_link(interface, AttachMode::Native);
         let generic = || self.create_link(interface, AttachMode::Generic);
-        let link = match mode {
+        match mode {
             ModeRequest::Auto => native().or_else(|error| match error {
                 XdpError::Attach { source, .. } if cannot(&source) => generic(),
                 other => Err(other),
             }),
             ModeRequest::ZeroCopy | ModeRequest::Native => native(),
             ModeRequest::Generic => generic(),
-        }?;
-        let mode = link.mode;
-        self.link = Some(link);
-        Ok(mode)
+        }
     }
 
     /// Detaches it, if it is attached and the link has not been handed over, and attaches again what it took the
@@ -438,10 +451,12 @@ impl Drop for XdpProgram {
 
 /// Whether a driver says that it can't, rather than that we may not.
 fn cannot(error: &io::Error) -> bool {
-    !matches!(
-        error.raw_os_error(),
-        Some(libc::EPERM | libc::EBUSY | libc::ENODEV)
-    )
+    !is_taken(error) && !matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENODEV))
+}
+
+/// Whether there is a program already: in this mode or in the other (net/core/dev.c, dev_xdp_attach).
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
 }
 
 /// Ids of the programs on an interface, with the flags to remove them by.
