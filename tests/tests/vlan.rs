@@ -1,7 +1,7 @@
 //! VLANs on ports: which tags frames carry on the wire, byte by byte.
 
 use clearway_tests::frame::{self, EXPERIMENT, Mac, Tag};
-use clearway_tests::{Daemon, Ping, Pods, RawPort, Veth, iperf_tcp, iperf_udp, numbered, ready};
+use clearway_tests::{Daemon, Flow, Ping, Pods, RawPort, Veth, iperf_tcp, iperf_udp, numbered, ready};
 use std::time::Duration;
 
 const SILENCE: Duration = Duration::from_millis(150);
@@ -403,7 +403,10 @@ bridge-domains:
         let tcp = iperf_tcp(a, b, &Pods::ip6(1), 1, "-6");
         assert!(tcp.mbits > 20.0, "{tag}: {tcp:?}");
         let udp = iperf_udp(b, a, &Pods::ip4(0), 1, 20, "");
-        assert!(udp.lost == 0, "{tag}: {udp:?}");
+        assert!(udp.lost * 50 < udp.sent, "{tag}: {udp:?}");
+        Flow::start(a, b, &Pods::ip4(1), 2_000, 1472)
+            .run(Duration::from_millis(500))
+            .assert_whole();
         assert_eq!(daemon.fdb_port("blue", Pods::mac(0)).as_deref(), Some("back"));
         daemon.assert_ledger();
         daemon.stop();
