@@ -72,3 +72,49 @@ fn written_and_read_again() {
     assert!(got == want, "{} frames, or other bytes", got.len());
     daemon.assert_ledger();
 }
+
+#[test]
+fn a_capture_that_moves_to_another_worker_is_still_answered() {
+    if !ready() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("question.pcapng");
+    let pods = Pods::quiet(1);
+    let mut wire = pods.raw().remove(0);
+    // Who has 10.0.0.100? Tell 10.0.0.1 (RFC 826).
+    let mut question = vec![0xff; 6];
+    question.extend(Pods::mac(0).0);
+    question.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    question.extend(Pods::mac(0).0);
+    question.extend([10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 100]);
+    question.resize(60, 0);
+    let daemon = Daemon::start(&pods.fwd, &config(&format!("write: '{}'", file.display())));
+    wire.send(&question);
+    wait_for("it is written", Duration::from_secs(5), || {
+        (daemon.ledger().sent >= 1).then_some(())
+    });
+    daemon.stop();
+
+    let on = |worker: u8| {
+        format!(
+            "
+engine: {{workers: [{{core: 0}}, {{core: 1}}]}}
+ports:
+  file: {{kind: pcapng, trunk: [10], read: '{}', loop: true, rate: 100, workers: {{0: {worker}}}}}
+bridge-domains:
+  lan: {{vlan: 10, suppress-neighbours: true, hosts: [{{ip: 10.0.0.100, mac: '02:00:00:00:00:64'}}]}}
+",
+            file.display()
+        )
+    };
+    let daemon = Daemon::start(&pods.fwd, &on(0));
+    for worker in [0, 1, 0] {
+        daemon.apply(&on(worker));
+        let before = daemon.ledger().generated;
+        wait_for("answers", Duration::from_secs(5), || {
+            (daemon.ledger().generated > before + 10).then_some(())
+        });
+    }
+    daemon.assert_ledger();
+}

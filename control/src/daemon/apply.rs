@@ -280,10 +280,7 @@ impl Control {
         let Some(io) = self.engine.take_queue(id, queue)? else {
             return Ok(());
         };
-        let region = match &*io {
-            clearway_io::AnyPort::AfXdp(socket) => Some(socket.umem().id()),
-            clearway_io::AnyPort::Memory(_) | clearway_io::AnyPort::Pcapng(_) => None,
-        };
+        let region = io.region();
         let counters = self.engine.add_queue(to, id, queue, *io, region)?;
         if let Some(entry) = self.ports.get_mut(name) {
             if let Some(home) = home {

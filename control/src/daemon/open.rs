@@ -18,8 +18,7 @@ use clearway_config::{
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
-    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError,
-    memory_port,
+    PcapngPort, QueueConfig, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
 };
 
 use super::groups::{GroupError, Groups, Kind, Need, Place};
@@ -126,7 +125,7 @@ impl From<PcapngError> for OpenError {
 /// A port that is open. Its queues are the engine's once they were added.
 pub(super) struct Open {
     /// Queues that are not the engine's yet.
-    pub(super) pending: Vec<(u16, AnyPort, Option<RegionId>)>,
+    pub(super) pending: Vec<(u16, AnyPort)>,
     /// Their numbers.
     pub(super) queues: Vec<u16>,
     /// Its place in the frame memory; none for a port without a UMEM of its own.
@@ -392,10 +391,7 @@ impl Opener<'_> {
             wire: None,
             pending: sockets
                 .into_iter()
-                .map(|(queue, socket)| {
-                    let region = socket.umem().id();
-                    (queue, AnyPort::AfXdp(Box::new(socket)), Some(region))
-                })
+                .map(|(queue, socket)| (queue, AnyPort::AfXdp(Box::new(socket))))
                 .collect(),
             _peer: None,
         };
@@ -522,7 +518,7 @@ impl Opener<'_> {
         };
         match PcapngPort::open(&config, &umem) {
             Ok(capture) => Ok(Open {
-                pending: vec![(0, AnyPort::Pcapng(Box::new(capture)), Some(umem.id()))],
+                pending: vec![(0, AnyPort::Pcapng(Box::new(capture)))],
                 ..plain(Some(place))
             }),
             Err(error) => {
@@ -581,7 +577,7 @@ fn memory() -> Result<Open, OpenError> {
         OpenError::Fatal(format!("making a memory port failed: {error}; raise `ulimit -n`"))
     })?;
     Ok(Open {
-        pending: vec![(0, AnyPort::Memory(port), None)],
+        pending: vec![(0, AnyPort::Memory(port))],
         _peer: Some(peer),
         ..plain(None)
     })

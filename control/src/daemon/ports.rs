@@ -225,7 +225,8 @@ impl Control {
         let PortState::Open(open) = &mut entry.state else {
             return;
         };
-        for (queue, io, region) in std::mem::take(&mut open.pending) {
+        for (queue, io) in std::mem::take(&mut open.pending) {
+            let region = io.region();
             let at = open.queues.iter().position(|q| *q == queue).unwrap_or(0);
             let worker = entry.workers.get(at).copied().unwrap_or_default();
             match self.engine.add_queue(worker, entry.id, queue, io, region) {

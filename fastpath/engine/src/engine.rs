@@ -599,14 +599,18 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // After `stop` the threads are gone and this does nothing.
+        // After `stop` the threads are gone and this does nothing. All are told before the first is waited for.
+        let mut threads = Vec::new();
         for handle in &mut self.workers {
             if let Some(thread) = handle.thread.take()
                 && handle.commands.push(Command::Stop).is_ok()
             {
                 handle.status.wake();
-                let _ = thread.join();
+                threads.push(thread);
             }
+        }
+        for thread in threads {
+            let _ = thread.join();
         }
     }
 }
@@ -660,4 +664,25 @@ fn links(statuses: &[Arc<WorkerStatus>]) -> Vec<Vec<Option<PeerLink>>> {
     (0..n)
         .map(|me| (0..n).map(|other| link(me, other)).collect())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_is_dropped_leaves_no_worker_behind() {
+        for idle in [crate::Idle::Adaptive, crate::Idle::Spin] {
+            let engine = Engine::start(&EngineConfig {
+                cores: vec![None; 4],
+                idle,
+                fdb_capacity: 1024,
+                fdb_seed: 1,
+            })
+            .expect("descriptors and threads");
+            let workers: Vec<_> = engine.workers.iter().map(|w| Arc::downgrade(&w.status)).collect();
+            drop(engine);
+            assert!(workers.iter().all(|worker| worker.upgrade().is_none()));
+        }
+    }
 }

@@ -178,6 +178,12 @@ pub struct PcapngPort {
 }
 
 impl PcapngPort {
+    /// The region of the UMEM that its frames arrive in.
+    #[must_use]
+    pub fn region(&self) -> RegionId {
+        self.region
+    }
+
     /// Opens the files. Frames arrive in chunks of `umem`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{AfXdpPort, Frame, FrameBatch, PcapngPort, PoolSet};
+use crate::{AfXdpPort, Frame, FrameBatch, PcapngPort, PoolSet, RegionId};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -71,6 +71,18 @@ pub enum AnyPort {
     AfXdp(Box<AfXdpPort>),
     /// A capture file.
     Pcapng(Box<PcapngPort>),
+}
+
+impl AnyPort {
+    /// The region that its frames arrive in and that it sends from without a copy; none for a port without a UMEM.
+    #[must_use]
+    pub fn region(&self) -> Option<RegionId> {
+        match self {
+            AnyPort::Memory(_) => None,
+            AnyPort::AfXdp(port) => Some(port.umem().id()),
+            AnyPort::Pcapng(port) => Some(port.region()),
+        }
+    }
 }
 
 macro_rules! each {
