@@ -18,7 +18,7 @@ use super::{sys, uapi};
 use crate::pool::FramePool;
 use crate::{BATCH, Fault, Frame, FrameBatch, MAX_SEGMENTS, PoolSet, Port, RxCounts, TxCounts, Umem};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Frames shorter than an Ethernet header are not sent: the kernel would drop them, or refuse the descriptor
@@ -127,6 +127,24 @@ impl AfXdpPort {
             rings,
             umem,
         }
+    }
+
+    /// Fills the fill ring from the depot, for a port that no worker has yet.
+    pub(super) fn fill(&mut self) {
+        let mut pools = PoolSet::new();
+        pools.add(&self.umem);
+        self.refill(&mut pools);
+    }
+
+    /// The socket is bound, and turned out to be this.
+    pub(super) fn bound(&mut self, zero_copy: bool, multi_buffer: bool) {
+        self.report.zero_copy = zero_copy;
+        self.report.multi_buffer = multi_buffer;
+    }
+
+    /// The socket, for binding others by it while it is open.
+    pub(super) fn descriptor(&self) -> Weak<OwnedFd> {
+        self.fd.as_ref().map_or_else(Weak::new, Arc::downgrade)
     }
 
     /// What it turned out to be.
