@@ -23,6 +23,7 @@ mod apply;
 mod control;
 mod counters;
 mod groups;
+mod need;
 mod open;
 mod signals;
 mod stations;

@@ -11,9 +11,7 @@
 use std::num::NonZeroU64;
 use std::path::Path;
 
-use clearway_config::{
-    BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Queues, Steering as Wish, XdpMode,
-};
+use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Steering as Wish};
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
@@ -21,7 +19,8 @@ use clearway_io::{
     memory_port,
 };
 
-use super::groups::{GroupError, Groups, Kind, Need, Place};
+use super::groups::{GroupError, Groups, Need, Place};
+use super::need::{Found, need};
 use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
@@ -187,62 +186,6 @@ pub(super) struct Opener<'a> {
     pub(super) idle: Idle,
 }
 
-/// The interface of a port, and which of its queues are ours.
-pub(super) struct Found {
-    link: Link,
-    queues: Vec<u16>,
-}
-
-/// What a port will need, as far as the host can tell before it is opened; and its interface, if it has one.
-pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>), OpenError> {
-    let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
-        let queues = usize::from(port.kind == PortKind::Pcapng);
-        let need = Need {
-            kind: Kind::Files,
-            queues,
-            ring_size: port.ring_size,
-            frames: port.frames,
-            mtu: 9216,
-        };
-        return Ok((need, None));
-    };
-    let link = host.link(name)?;
-    if !link.ethernet {
-        return Err(OpenError::Fatal(format!(
-            "interface {name} is not an Ethernet interface: frames without MAC addresses can't be bridged; choose another"
-        )));
-    }
-    let hardware = host.hardware(&link)?;
-    let have = u16::try_from(hardware.queues.rx.max(1)).unwrap_or(u16::MAX);
-    let queues: Vec<u16> = match &port.queues {
-        Queues::All => (0..have).collect(),
-        Queues::List(list) => list.clone(),
-    };
-    if let Some(missing) = queues.iter().find(|queue| **queue >= have) {
-        return Err(OpenError::Fatal(format!(
-            "interface {name} has no queue {missing}: it has {have}, numbered from 0 (`ethtool -l {name}`); name others in `queues`"
-        )));
-    }
-    let veth = link.kind.as_deref() == Some("veth");
-    let kind = if veth && port.steering == Wish::Exclusive {
-        Kind::Pods
-    } else {
-        Kind::Wires {
-            numa: hardware.numa_node,
-            mode: port.mode.into(),
-            driver: hardware.driver.clone(),
-        }
-    };
-    let need = Need {
-        kind,
-        queues: queues.len(),
-        ring_size: port.ring_size,
-        frames: port.frames,
-        mtu: link.mtu,
-    };
-    Ok((need, Some(Found { link, queues })))
-}
-
 impl Opener<'_> {
     /// Opens a port. Its queues are in [`Open::pending`]: nobody polls them yet.
     pub(super) fn open(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
@@ -255,9 +198,10 @@ impl Opener<'_> {
 
     fn af_xdp(&mut self, port: &Port, has_service: bool, ours: &Ours) -> Result<Open, OpenError> {
         let (need, found) = need(self.host, port)?;
-        let Some(Found { link, queues }) = found else {
+        let Some(found) = found else {
             return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
         };
+        let link = &found.link;
         if !link.up {
             return Err(OpenError::Wait(format!(
                 "interface {0} is down; waiting for it (`ip link set {0} up`)",
@@ -268,14 +212,8 @@ impl Opener<'_> {
             name: link.name.clone(),
             index: link.ifindex.0,
         };
-        let mut changes = Changes::begin(self.state_dir, self.host, &link)?;
-        let result = self.on_interface(
-            port,
-            &link,
-            &interface,
-            &mut changes,
-            (&need, &queues, has_service, ours),
-        );
+        let mut changes = Changes::begin(self.state_dir, self.host, link)?;
+        let result = self.on_interface(port, &found, &interface, &mut changes, (&need, has_service, ours));
         match result {
             Ok((open, program, promiscuous)) => Ok(Open {
                 wire: Some(Wire {
@@ -296,11 +234,12 @@ impl Opener<'_> {
     fn on_interface(
         &mut self,
         port: &Port,
-        link: &Link,
+        found: &Found,
         interface: &Interface,
         changes: &mut Changes,
-        (need, queues, has_service, ours): (&Need, &[u16], bool, &Ours),
+        (need, has_service, ours): (&Need, bool, &Ours),
     ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
+        let link = &found.link;
         // Asking what program it is costs a listing of all interfaces; that there is one, the link says.
         let program = if link.xdp.is_empty() {
             None
@@ -312,36 +251,48 @@ impl Opener<'_> {
             return Err(XdpError::Foreign { interface, program }.into());
         }
         let busy_poll = self.busy_poll(port, link);
-        let (place, sockets) = self.sockets(port, interface, need, queues, busy_poll)?;
-        let undo = |opener: &mut Self, sockets: Vec<(u16, AfXdpPort)>| {
-            drop(sockets);
-            if let Err(error) = opener.groups.leave(opener.engine, &place, queues.len()) {
-                tracing::error!(%error, "frame memory was not freed");
+        let mut mode = found.mode;
+        let (place, sockets, attached) = loop {
+            let (place, sockets) = self.sockets(interface, need, &found.queues, (mode, busy_poll))?;
+            let zero_copy = sockets.iter().any(|(_, socket)| socket.report().zero_copy);
+            let attached = self.attach(
+                port,
+                link,
+                interface,
+                changes,
+                (&sockets, mode, busy_poll, has_service, ours),
+            );
+            // Zero copy needs the program in the driver: a driver that takes the sockets but not the program (igb
+            // with a big MTU) is used without either.
+            let again = mode == ModeRequest::Auto
+                && zero_copy
+                && !matches!(&attached, Ok(a) if a.mode == AttachMode::Native);
+            match attached {
+                Ok(attached) if !again => break (place, sockets, attached),
+                refused => {
+                    // A program that was attached goes here, before its sockets.
+                    let refusal = refused.err().filter(|_| !again);
+                    drop(sockets);
+                    if let Err(error) = self.groups.leave(self.engine, &place, found.queues.len()) {
+                        tracing::error!(%error, "frame memory was not freed");
+                    }
+                    if let Some(error) = refusal {
+                        return Err(error);
+                    }
+                    mode = ModeRequest::AnyCopy;
+                }
             }
         };
-        let attached = self.attach(
-            port,
-            link,
-            interface,
-            changes,
-            (&sockets, busy_poll, has_service, ours),
-        );
         let Attached {
             program,
             mode,
             warnings,
             unfinished,
             promiscuous,
-        } = match attached {
-            Ok(attached) => attached,
-            Err(error) => {
-                undo(self, sockets);
-                return Err(error);
-            }
-        };
+        } = attached;
         let zero_copy = sockets.iter().all(|(_, socket)| socket.report().zero_copy);
         let open = Open {
-            queues: queues.to_vec(),
+            queues: found.queues.clone(),
             place: Some(place),
             mode: Some(match (zero_copy, mode) {
                 (true, _) => "zero-copy",
@@ -379,18 +330,17 @@ impl Opener<'_> {
     /// The sockets of all queues, in a group that takes them.
     fn sockets(
         &mut self,
-        port: &Port,
         interface: &Interface,
         need: &Need,
         queues: &[u16],
-        busy_poll: Option<BusyPoll>,
+        (mode, busy_poll): (ModeRequest, Option<BusyPoll>),
     ) -> Result<(Place, Vec<(u16, AfXdpPort)>), OpenError> {
         let mut second_try = false;
         loop {
             let place = self.groups.enter(self.engine, need)?;
             let config = QueueConfig {
                 rings: place.rings,
-                mode: request(port.mode),
+                mode,
                 busy_poll,
                 tx_budget: place.rings.tx,
             };
@@ -429,7 +379,13 @@ impl Opener<'_> {
         link: &Link,
         interface: &Interface,
         changes: &mut Changes,
-        (sockets, busy_poll, has_service, ours): (&[(u16, AfXdpPort)], Option<BusyPoll>, bool, &Ours),
+        (sockets, mode, busy_poll, has_service, ours): (
+            &[(u16, AfXdpPort)],
+            ModeRequest,
+            Option<BusyPoll>,
+            bool,
+            &Ours,
+        ),
     ) -> Result<Attached, OpenError> {
         let found = offload::prepare(self.host, changes, link)?;
         let unfinished = found.iter().any(|w| {
@@ -450,7 +406,7 @@ impl Opener<'_> {
         }
         program.set_vteps(&ours.vteps)?;
         program.set_vlans(&ours.vlans)?;
-        let mode = program.attach(interface, request(port.mode), port.replace)?;
+        let mode = program.attach(interface, mode, port.replace)?;
         for replaced in program.replaced() {
             warnings.push(format!(
                 "{} took the place of the XDP program {:?} (id {})",
@@ -552,15 +508,6 @@ fn plain(place: Option<Place>) -> Open {
         unfinished_checksums: false,
         wire: None,
         _peer: None,
-    }
-}
-
-fn request(mode: XdpMode) -> ModeRequest {
-    match mode {
-        XdpMode::Auto => ModeRequest::Auto,
-        XdpMode::ZeroCopy => ModeRequest::ZeroCopy,
-        XdpMode::Copy => ModeRequest::Native,
-        XdpMode::Generic => ModeRequest::Generic,
     }
 }
 
