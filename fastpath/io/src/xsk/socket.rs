@@ -242,7 +242,7 @@ fn advice(what: &str, error: &io::Error) -> &'static str {
         }
         Some(libc::ENODEV) => "the interface is gone",
         Some(libc::ENETDOWN) => "the interface is down: bring it up",
-        Some(libc::EOPNOTSUPP) => "the driver can't do this mode: use mode `auto`, `native` or `generic`",
+        Some(libc::EOPNOTSUPP) => NO_ZERO_COPY,
         Some(libc::EINVAL) if what == BIND => {
             "the queue does not exist (see `ethtool -l`), or the driver refuses this mode or MTU"
         }
@@ -255,6 +255,7 @@ fn advice(what: &str, error: &io::Error) -> &'static str {
 }
 
 const BIND: &str = "bind an AF_XDP socket";
+const NO_ZERO_COPY: &str = "the driver can't do zero copy on this device or queue, or at this MTU: use mode `auto`, `copy` or `generic`";
 
 /// What all sockets of a group have in common, once the first is bound.
 #[derive(Clone, Copy)]
@@ -357,11 +358,17 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn error(&self, what: &'static str, source: io::Error) -> XskError {
         let interface = self.interface.name.clone();
+        // Drivers say this too of a device that can't (virtio_net without the kernel's DMA interface).
+        let zero_copy = self.config.mode == ModeRequest::ZeroCopy;
+        let advice = match source.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOENT) if what == BIND && zero_copy => NO_ZERO_COPY,
+            _ => advice(what, &source),
+        };
         XskError::System {
             what,
             interface,
             queue: self.queue,
-            advice: advice(what, &source),
+            advice,
             source,
         }
     }
