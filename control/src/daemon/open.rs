@@ -177,6 +177,20 @@ struct Attached {
     promiscuous: Option<Promiscuous>,
 }
 
+/// A port on an interface that is to be opened.
+struct Wanted<'a> {
+    port: &'a Port,
+    found: &'a Found,
+    interface: &'a Interface,
+    need: &'a Need,
+    busy_poll: Option<BusyPoll>,
+    has_service: bool,
+    ours: &'a Ours,
+}
+
+/// Its sockets by queue, where their memory is, and the program.
+type Ready = (Place, Vec<(u16, AfXdpPort)>, Attached);
+
 /// Whatever opening needs.
 pub(super) struct Opener<'a> {
     pub(super) host: &'a mut Host,
@@ -213,7 +227,16 @@ impl Opener<'_> {
             index: link.ifindex.0,
         };
         let mut changes = Changes::begin(self.state_dir, self.host, link)?;
-        let result = self.on_interface(port, &found, &interface, &mut changes, (&need, has_service, ours));
+        let wanted = Wanted {
+            port,
+            found: &found,
+            interface: &interface,
+            need: &need,
+            busy_poll: self.busy_poll(port, link),
+            has_service,
+            ours,
+        };
+        let result = self.on_interface(&wanted, &mut changes);
         match result {
             Ok((open, program, promiscuous)) => Ok(Open {
                 wire: Some(Wire {
@@ -233,55 +256,25 @@ impl Opener<'_> {
 
     fn on_interface(
         &mut self,
-        port: &Port,
-        found: &Found,
-        interface: &Interface,
+        wanted: &Wanted<'_>,
         changes: &mut Changes,
-        (need, has_service, ours): (&Need, bool, &Ours),
     ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
-        let link = &found.link;
         // Asking what program it is costs a listing of all interfaces; that there is one, the link says.
-        let program = if link.xdp.is_empty() {
+        let program = if wanted.found.link.xdp.is_empty() {
             None
         } else {
-            XdpProgram::on_interface(interface)?
+            XdpProgram::on_interface(wanted.interface)?
         };
-        if let Some(program) = program.filter(|_| !port.replace) {
-            let interface = interface.name.clone();
+        if let Some(program) = program.filter(|_| !wanted.port.replace) {
+            let interface = wanted.interface.name.clone();
             return Err(XdpError::Foreign { interface, program }.into());
         }
-        let busy_poll = self.busy_poll(port, link);
-        let mut mode = found.mode;
-        let (place, sockets, attached) = loop {
-            let (place, sockets) = self.sockets(interface, need, &found.queues, (mode, busy_poll))?;
-            let zero_copy = sockets.iter().any(|(_, socket)| socket.report().zero_copy);
-            let attached = self.attach(
-                port,
-                link,
-                interface,
-                changes,
-                (&sockets, mode, busy_poll, has_service, ours),
-            );
-            // Zero copy needs the program in the driver: a driver that takes the sockets but not the program (igb
-            // with a big MTU) is used without either.
-            let again = mode == ModeRequest::Auto
-                && zero_copy
-                && !matches!(&attached, Ok(a) if a.mode == AttachMode::Native);
-            match attached {
-                Ok(attached) if !again => break (place, sockets, attached),
-                refused => {
-                    // A program that was attached goes here, before its sockets.
-                    let refusal = refused.err().filter(|_| !again);
-                    drop(sockets);
-                    if let Err(error) = self.groups.leave(self.engine, &place, found.queues.len()) {
-                        tracing::error!(%error, "frame memory was not freed");
-                    }
-                    if let Some(error) = refusal {
-                        return Err(error);
-                    }
-                    mode = ModeRequest::AnyCopy;
-                }
-            }
+        let (place, sockets, attached) = match self.in_mode(wanted, changes, wanted.found.mode)? {
+            Some(ready) => ready,
+            // Without zero copy there is always an answer.
+            None => self
+                .in_mode(wanted, changes, ModeRequest::AnyCopy)?
+                .ok_or_else(|| OpenError::Fatal("neither zero copy nor copying worked".to_owned()))?,
         };
         let Attached {
             program,
@@ -292,7 +285,7 @@ impl Opener<'_> {
         } = attached;
         let zero_copy = sockets.iter().all(|(_, socket)| socket.report().zero_copy);
         let open = Open {
-            queues: found.queues.clone(),
+            queues: wanted.found.queues.clone(),
             place: Some(place),
             mode: Some(match (zero_copy, mode) {
                 (true, _) => "zero-copy",
@@ -314,6 +307,33 @@ impl Opener<'_> {
         Ok((open, program, promiscuous))
     }
 
+    /// Sockets and program in a mode. None if only another will do: zero copy needs the program in the driver, and
+    /// `auto` does without both where a driver takes the sockets but not the program.
+    fn in_mode(
+        &mut self,
+        wanted: &Wanted<'_>,
+        changes: &mut Changes,
+        mode: ModeRequest,
+    ) -> Result<Option<Ready>, OpenError> {
+        let (place, sockets) = self.sockets(wanted, mode)?;
+        let zero_copy = sockets.iter().any(|(_, socket)| socket.report().zero_copy);
+        let attached = self.attach(wanted, changes, &sockets, mode);
+        let native = matches!(&attached, Ok(attached) if attached.mode == AttachMode::Native);
+        let other = mode == ModeRequest::Auto && zero_copy && !native;
+        match attached {
+            Ok(attached) if !other => Ok(Some((place, sockets, attached))),
+            attached => {
+                // A program that was attached goes before its sockets.
+                let refusal = attached.err();
+                drop(sockets);
+                if let Err(error) = self.groups.leave(self.engine, &place, wanted.found.queues.len()) {
+                    tracing::error!(%error, "frame memory was not freed");
+                }
+                refusal.filter(|_| !other).map_or(Ok(None), Err)
+            }
+        }
+    }
+
     fn busy_poll(&self, port: &Port, link: &Link) -> Option<BusyPoll> {
         let on = match port.busy_poll {
             BusyPollWish::On => true,
@@ -330,11 +350,16 @@ impl Opener<'_> {
     /// The sockets of all queues, in a group that takes them.
     fn sockets(
         &mut self,
-        interface: &Interface,
-        need: &Need,
-        queues: &[u16],
-        (mode, busy_poll): (ModeRequest, Option<BusyPoll>),
+        wanted: &Wanted<'_>,
+        mode: ModeRequest,
     ) -> Result<(Place, Vec<(u16, AfXdpPort)>), OpenError> {
+        let Wanted {
+            interface,
+            need,
+            busy_poll,
+            ..
+        } = *wanted;
+        let queues = &wanted.found.queues;
         let mut second_try = false;
         loop {
             let place = self.groups.enter(self.engine, need)?;
@@ -375,18 +400,20 @@ impl Opener<'_> {
     /// Makes the interface ready and attaches the program.
     fn attach(
         &mut self,
-        port: &Port,
-        link: &Link,
-        interface: &Interface,
+        wanted: &Wanted<'_>,
         changes: &mut Changes,
-        (sockets, mode, busy_poll, has_service, ours): (
-            &[(u16, AfXdpPort)],
-            ModeRequest,
-            Option<BusyPoll>,
-            bool,
-            &Ours,
-        ),
+        sockets: &[(u16, AfXdpPort)],
+        mode: ModeRequest,
     ) -> Result<Attached, OpenError> {
+        let Wanted {
+            port,
+            interface,
+            busy_poll,
+            has_service,
+            ours,
+            ..
+        } = *wanted;
+        let link = &wanted.found.link;
         let found = offload::prepare(self.host, changes, link)?;
         let unfinished = found.iter().any(|w| {
             matches!(
