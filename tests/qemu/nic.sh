@@ -46,11 +46,22 @@ state() { # all that Clearway may change on an interface
 	ip address show "$1"
 }
 
-# A link that was reset, by a program attached or taken off, is up again within a second or so; then pinged.
+# igb resets its link when a program is attached or taken off, and it may come and go once more. A second of carrier
+# is taken for the end of that.
+settle() {
+	local up=0 i
+	for ((i = 0; i < 100 && up < 10; i++)); do
+		[ "$(cat /sys/class/net/igb0/carrier)" = 1 ] && up=$((up + 1)) || up=0
+		sleep 0.1
+	done
+}
+
 traffic() { # namespace address: small frames, full ones, and a burst that fills batches
+	settle
+	# Neighbours are found first.
 	ip netns exec "$1" ping -n -q -c 1 -w 10 "$2" >/dev/null
-	ip netns exec "$1" ping -n -q -i 0.02 -c 20 -w 10 "$2"
-	ip netns exec "$1" ping -n -q -i 0.002 -l 32 -c 300 -s 1472 -M do -w 20 "$2"
+	ip netns exec "$1" ping -n -q -i 0.02 -c 20 -W 10 "$2"
+	ip netns exec "$1" ping -n -q -i 0.002 -l 32 -c 300 -s 1472 -M do -W 10 "$2"
 }
 
 apply() { # step: the configuration is standard input
@@ -95,6 +106,7 @@ alone() { # mode
 	YAML
 }
 
+settle
 for dev in igb0 vio0; do state $dev >$out/$dev; done
 bridge auto ", busy-poll: 'on'" >/tmp/config.yaml
 /tmp/clearway --socket /tmp/api.sock run --state-dir /tmp/state --config /tmp/config.yaml >/host/out/log 2>&1 &
@@ -119,7 +131,7 @@ done
 
 apply trunk < <(trunk zero-copy)
 traffic a 10.10.0.2 >$out/there
-ip netns exec a ping -n -q -i 0.02 -c 20 -w 10 192.0.2.1 >$out/kernel
+ip netns exec a ping -n -q -i 0.02 -c 20 -W 10 192.0.2.1 >$out/kernel
 cw get drops -o json >$out/drops
 # The counter-proof: with the offload on, the NIC does keep the tag to itself.
 ethtool -K igb0 rxvlan on
@@ -139,5 +151,6 @@ wait $daemon
 echo $? >/host/out/exit
 out=/host/out/end
 mkdir -p $out
+settle
 for dev in igb0 vio0; do state $dev >$out/$dev; done
 dmesg >/host/out/dmesg

@@ -10,7 +10,7 @@ use crate::daemon::{binary, target_dir};
 use crate::{Netns, Proc};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For the kernel: what makes a start quick under emulation, and no interface renamed.
 const KERNEL: &str = "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off nopti no_timer_check \
@@ -61,12 +61,17 @@ impl Guest {
         }
         // A namespace of its own, because QEMU needs none of the host's network.
         let ns = Netns::new("guest");
-        let status = Proc::start(&ns, &words).wait(limit);
+        let mut qemu = Proc::start(&ns, &words);
+        let end = Instant::now() + limit;
+        while qemu.ended().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = qemu.ended();
         let guest = Guest { share };
         // isa-debug-exit: twice the code of the script, and one.
         assert!(
-            status.code() == Some(1),
-            "QEMU ended with {status}\n--- console\n{}--- the daemon's log\n{}",
+            status.and_then(|status| status.code()) == Some(1),
+            "QEMU ended with {status:?} (None: not within {limit:?})\n--- console\n{}--- the daemon's log\n{}",
             guest.try_file("console").unwrap_or_default(),
             guest.try_file("out/log").unwrap_or_default(),
         );

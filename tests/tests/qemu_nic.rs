@@ -174,5 +174,7 @@ fn all_answered(guest: &Guest, name: &str) {
 fn accounted_for(guest: &Guest, step: &str) {
     let drops = guest.json(&format!("{step}/drops"));
     let ledger = Ledger::parse(&drops);
-    assert!(ledger.balanced() && ledger.dropped == 0, "{step}: {ledger:?}");
+    // While a port is opened anew, its neighbour may have a frame for it.
+    let down = ledger.drops.get("tx_down").copied().unwrap_or(0);
+    assert!(ledger.balanced() && ledger.dropped == down, "{step}: {ledger:?}");
 }
