@@ -2,7 +2,7 @@
 # Installs what this project needs on Debian 12, and says what it does. Idempotent; quick when all is there.
 #
 #   scripts/setup.sh         everything `make check` and `make test` need
-#   scripts/setup.sh demo    only what `make demo` needs (no OVS, DPDK, clang)
+#   scripts/setup.sh demo    only what `make demo` needs (no OVS, DPDK, clang, QEMU)
 #
 # Services that Debian packages would start (Open vSwitch) are not started: the tests run their own, in namespaces.
 set -euo pipefail
@@ -27,6 +27,12 @@ packages=(
 test_packages=(
 	clang llvm libclang1 libbpf-dev libpcap-dev libxdp1 m4 bpftool openvswitch-switch-dpdk
 )
+# The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
+test_packages+=(bash binutils busybox-static cpio kmod xz-utils zstd)
+# Its machine, from Debian's backports: 7.2, bookworm's own, has no igb.
+backports_packages=(qemu-system-x86)
+# The first kernel with zero copy on both igb and virtio_net; see guest_kernel.
+kernel_series=6.18
 case $profile in
 	all) packages+=("${test_packages[@]}") ;;
 	demo) ;;
@@ -44,7 +50,7 @@ install_packages() {
 	local want=("$@") policy=/usr/sbin/policy-rc.d ours=
 	[ "$(id -u)" = 0 ] || die "these packages are missing: ${want[*]}; run as root: scripts/setup.sh $profile"
 	command -v apt-get >/dev/null || die "no apt-get here; install by hand what corresponds to: ${want[*]}"
-	say "Installing ${#want[@]} Debian packages: ${want[*]}"
+	say "Installing Debian packages: ${want[*]}"
 	# Debian's documented way to keep packages from starting their services while they are installed.
 	if [ ! -e $policy ]; then
 		printf '#!/bin/sh\nexit 101\n' >$policy
@@ -64,6 +70,48 @@ install_packages() {
 	esac
 }
 
+# Where this host gets Debian from: mirror and keyring of its suite.
+debian() {
+	apt-get indextargets --format '$(REPO_URI) $(SIGNED_BY)' 'Created-By: Packages' 'Codename: bookworm' |
+		sed 's/\$(SIGNED_BY)//' | head -1
+}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# Backports have a priority of 100: they are taken only where they are asked for.
+install_backports() {
+	local list=/etc/apt/sources.list.d/bookworm-backports.sources mirror signed
+	command -v apt-get >/dev/null || die "no apt-get here; install by hand: $* (QEMU 8.0 or later)"
+	if ! apt-get indextargets --format '$(CODENAME)' 'Created-By: Packages' | grep -qx bookworm-backports; then
+		[ "$(id -u)" = 0 ] || die "QEMU is missing; run as root: scripts/setup.sh $profile"
+		read -r mirror signed <<<"$(debian)"
+		[ -n "$mirror" ] || die "no mirror of Debian 12 in /etc/apt: cannot tell where to get $* from"
+		say "Adding bookworm-backports to apt's sources, for QEMU: $list"
+		printf 'Types: deb\nURIs: %s\nSuites: bookworm-backports\nComponents: main\nSigned-By: %s\n' \
+			"$mirror" "${signed:-$keyring}" >"$list"
+	fi
+	install_packages --target-release bookworm-backports "$@"
+}
+
+# The newest kernel of the series in trixie-backports, or, when the mirror has dropped the series, of all. It is only
+# downloaded, with a list of sources of its own: trixie's packages do not fit this Debian, so apt must not know them.
+guest_kernel() { # folder
+	local mirror signed package
+	local apt=(-o Dir::Etc::SourceList="$1/sources.list" -o Dir::Etc::SourceParts=/dev/null
+		-o Dir::State::Lists="$1/lists" -o APT::Sandbox::User=root)
+	mkdir -p "$1/lists/partial"
+	read -r mirror signed <<<"$(debian)"
+	[ -n "$mirror" ] || die "no mirror of Debian 12 in /etc/apt: cannot tell where to get the guest's kernel from"
+	echo "deb [signed-by=${signed:-$keyring}] $mirror trixie-backports main" >"$1/sources.list"
+	apt-get "${apt[@]}" update -q
+	package=$(apt-cache "${apt[@]}" pkgnames linux-image- | grep -E '^linux-image-[0-9.]+\+deb13-amd64$' | sort -V |
+		awk -v series="-$kernel_series." '{ last = $0 } index($0, series) { best = $0 } END { print best ? best : last }')
+	[ -n "$package" ] || die "no linux-image-*-amd64 in trixie-backports at $mirror"
+	say "Downloading the guest's kernel: $package"
+	# Elsewhere first: half of a package must not be taken for one.
+	(cd "$1/lists" && apt-get "${apt[@]}" download "$package")
+	mv "$1/lists/$package"_*.deb "$1/"
+}
+
 mapfile -t need < <(missing)
 if [ ${#need[@]} -gt 0 ]; then
 	install_packages "${need[@]}"
@@ -71,6 +119,10 @@ if [ ${#need[@]} -gt 0 ]; then
 	[ ${#need[@]} -eq 0 ] || die "still missing after the installation: ${need[*]}"
 else
 	say "Debian packages: all ${#packages[@]} are there"
+fi
+# Bookworm's own QEMU would be there under the same name.
+if [ "$profile" = all ] && [[ $(qemu-system-x86_64 -device help 2>/dev/null) != *'"igb"'* ]]; then
+	install_backports "${backports_packages[@]}"
 fi
 
 if ! command -v cargo >/dev/null; then
@@ -84,5 +136,9 @@ have=$(rustc --version | awk '{print $2}')
 if [ "$profile" = all ] && ! { cargo clippy --version && cargo fmt --version; } >/dev/null 2>&1; then
 	say "Adding clippy and rustfmt"
 	rustup component add clippy rustfmt
+fi
+if [ "$profile" = all ]; then
+	guest=$(scripts/target-dir.sh)/qemu
+	compgen -G "$guest/linux-image-*.deb" >/dev/null || guest_kernel "$guest"
 fi
 say "Ready: rustc $have, profile '$profile'"

@@ -29,22 +29,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Whether every frame is accounted for.
-    pub fn balanced(&self) -> bool {
-        let made = self.received + self.replicated + self.generated + self.segments;
-        let gone = self.sent + self.consumed + self.dropped;
-        i128::from(made) == i128::from(gone) + i128::from(self.in_flight)
-    }
-}
-
-impl Daemon<'_> {
-    /// The ledger now.
+    /// What `get drops -o json` printed.
     ///
     /// # Panics
-    /// If `get drops` does not give one.
+    /// If that holds no ledger.
     #[track_caller]
-    pub fn ledger(&self) -> Ledger {
-        let all = self.get("drops");
+    pub fn parse(all: &Value) -> Ledger {
         let ledger = &all["ledger"];
         let field = |name: &str| {
             ledger[name]
@@ -67,6 +57,24 @@ impl Daemon<'_> {
                 .unwrap_or_else(|| panic!("no in_flight: {all}")),
             drops: drops.iter().filter_map(reason).collect(),
         }
+    }
+
+    /// Whether every frame is accounted for.
+    pub fn balanced(&self) -> bool {
+        let made = self.received + self.replicated + self.generated + self.segments;
+        let gone = self.sent + self.consumed + self.dropped;
+        i128::from(made) == i128::from(gone) + i128::from(self.in_flight)
+    }
+}
+
+impl Daemon<'_> {
+    /// The ledger now.
+    ///
+    /// # Panics
+    /// If `get drops` does not give one.
+    #[track_caller]
+    pub fn ledger(&self) -> Ledger {
+        Ledger::parse(&self.get("drops"))
     }
 
     /// Demands that every frame is accounted for and that, within five seconds, none is in flight and each drop has

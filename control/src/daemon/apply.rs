@@ -14,7 +14,8 @@ use clearway_config::{Name, PortKind, Spec};
 
 use super::DaemonError;
 use super::control::Control;
-use super::open::{self, OpenError};
+use super::need::need;
+use super::open::OpenError;
 use super::ports::{Entry, PortState, close_all, has_service};
 use crate::api::types::{ActionView, ApplyReport, Verb};
 use crate::handle::{ApiError, ErrorCode};
@@ -153,7 +154,7 @@ impl Control {
         let host = &mut self.host;
         let needs = ports
             .into_iter()
-            .filter_map(|port| Some(open::need(host, port).ok()?.0));
+            .filter_map(|port| Some(need(host, port).ok()?.0));
         self.groups.expect(needs);
     }
 

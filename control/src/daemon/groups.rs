@@ -16,6 +16,10 @@ use clearway_io::{Backing, HEADROOM, HugePages, RingSizes, Umem, UmemError, Umem
 /// where they are.
 pub(super) const POD_GROUP: usize = 8;
 
+/// Sizes of chunks, bytes: the kernel takes no larger ones than a page.
+const SMALL: u32 = 2048;
+const LARGE: u32 = 4096;
+
 /// Bytes of Ethernet header and two tags.
 const L2: u32 = 14 + 8;
 
@@ -80,16 +84,34 @@ pub(super) struct Need {
     pub(super) frames: Option<u32>,
     /// Bytes of its largest L3 packet.
     pub(super) mtu: u32,
+    /// Of what a chunk holds, the NIC may use whole KiB only.
+    pub(super) whole_kib: bool,
 }
 
 impl Need {
     fn chunk_size(&self) -> u32 {
         // A frame that does not fit one chunk comes in several: possible, but slower.
-        if self.mtu + L2 + HEADROOM <= 2048 {
-            2048
+        if self.mtu <= self.mtu_of(SMALL) {
+            SMALL
         } else {
-            4096
+            LARGE
         }
+    }
+
+    /// The largest MTU whose frames fit one chunk.
+    pub(super) fn max_mtu(&self) -> u32 {
+        self.mtu_of(LARGE)
+    }
+
+    /// Whether its frames fit one chunk.
+    pub(super) fn in_one_chunk(&self) -> bool {
+        self.mtu <= self.max_mtu()
+    }
+
+    fn mtu_of(&self, chunk: u32) -> u32 {
+        let room = chunk - HEADROOM;
+        let room = if self.whole_kib { room & !1023 } else { room };
+        room - L2
     }
 }
 
@@ -314,6 +336,7 @@ mod tests {
             ring_size: None,
             frames: None,
             mtu,
+            whole_kib: false,
         }
     }
 
@@ -362,5 +385,23 @@ mod tests {
         let big = groups.enter(&mut engine, &pod(9000)).expect("memory");
         assert_ne!(small.group, big.group);
         assert_eq!(groups.sockets(&big).expect("there").umem().chunk_size(), 4096);
+    }
+
+    #[test]
+    fn a_nic_that_uses_whole_kib_has_chunks_for_that() {
+        let need = |mtu, whole_kib| Need {
+            whole_kib,
+            ..pod(mtu)
+        };
+        // 2048 less 256 of headroom is 1792 bytes, of which such a NIC takes 1024: 1002 and the L2 header.
+        assert_eq!(need(1500, false).chunk_size(), 2048);
+        assert_eq!(need(1500, true).chunk_size(), 4096);
+        assert_eq!(
+            (need(1002, true).chunk_size(), need(1003, true).chunk_size()),
+            (2048, 4096)
+        );
+        assert_eq!(need(9000, true).max_mtu(), 3072 - 22);
+        assert!(need(3050, true).in_one_chunk() && !need(3051, true).in_one_chunk());
+        assert!(need(3818, false).in_one_chunk() && !need(3819, false).in_one_chunk());
     }
 }

@@ -24,6 +24,7 @@ mod apply;
 mod control;
 mod counters;
 mod groups;
+mod need;
 mod open;
 mod ports;
 mod signals;

@@ -12,16 +12,15 @@
 use std::num::NonZeroU64;
 use std::path::Path;
 
-use clearway_config::{
-    BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Queues, Steering as Wish, XdpMode,
-};
+use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Steering as Wish};
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
     PcapngPort, QueueConfig, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
 };
 
-use super::groups::{GroupError, Groups, Kind, Need, Place};
+use super::groups::{GroupError, Groups, Need, Place};
+use super::need::{Found, need};
 use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
@@ -184,6 +183,20 @@ struct Attached {
     promiscuous: Option<Promiscuous>,
 }
 
+/// A port on an interface that is to be opened.
+struct Wanted<'a> {
+    port: &'a Port,
+    found: &'a Found,
+    interface: &'a Interface,
+    need: &'a Need,
+    busy_poll: Option<BusyPoll>,
+    has_service: bool,
+    ours: &'a Ours,
+}
+
+/// Its sockets by queue, where their memory is, and the program.
+type Ready = (Place, Vec<(u16, AfXdpPort)>, Attached);
+
 /// Whatever opening needs.
 pub(super) struct Opener<'a> {
     pub(super) host: &'a mut Host,
@@ -193,66 +206,10 @@ pub(super) struct Opener<'a> {
     pub(super) idle: Idle,
 }
 
-/// The interface of a port, and which of its queues are ours.
-pub(super) struct Found {
-    link: Link,
-    queues: Vec<u16>,
-}
-
 /// What a port needs, and its interface, which nobody else has and which is as it was found. Dropped, it is free.
 pub(super) struct Claim {
     need: Need,
     interface: Option<(Found, Changes)>,
-}
-
-/// What a port will need, as far as the host can tell before it is opened; and its interface, if it has one.
-pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>), OpenError> {
-    let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
-        let queues = usize::from(port.kind == PortKind::Pcapng);
-        let need = Need {
-            kind: Kind::Files,
-            queues,
-            ring_size: port.ring_size,
-            frames: port.frames,
-            mtu: 9216,
-        };
-        return Ok((need, None));
-    };
-    let link = host.link(name)?;
-    if !link.ethernet {
-        return Err(OpenError::Fatal(format!(
-            "interface {name} is not an Ethernet interface: frames without MAC addresses can't be bridged; choose another"
-        )));
-    }
-    let hardware = host.hardware(&link)?;
-    let have = u16::try_from(hardware.queues.rx.max(1)).unwrap_or(u16::MAX);
-    let queues: Vec<u16> = match &port.queues {
-        Queues::All => (0..have).collect(),
-        Queues::List(list) => list.clone(),
-    };
-    if let Some(missing) = queues.iter().find(|queue| **queue >= have) {
-        return Err(OpenError::Fatal(format!(
-            "interface {name} has no queue {missing}: it has {have}, numbered from 0 (`ethtool -l {name}`); name others in `queues`"
-        )));
-    }
-    let veth = link.kind.as_deref() == Some("veth");
-    let kind = if veth && port.steering == Wish::Exclusive {
-        Kind::Pods
-    } else {
-        Kind::Wires {
-            numa: hardware.numa_node,
-            mode: port.mode.into(),
-            driver: hardware.driver.clone(),
-        }
-    };
-    let need = Need {
-        kind,
-        queues: queues.len(),
-        ring_size: port.ring_size,
-        frames: port.frames,
-        mtu: link.mtu,
-    };
-    Ok((need, Some(Found { link, queues })))
 }
 
 impl Opener<'_> {
@@ -313,17 +270,21 @@ impl Opener<'_> {
             need,
             interface: found,
         } = claim;
-        let Some((Found { link, queues }, mut changes)) = found else {
+        let Some((found, mut changes)) = found else {
             return Err(OpenError::Fatal("an af-xdp port without an interface".to_owned()));
         };
-        let interface = interface(&link);
-        let result = self.on_interface(
+        let link = &found.link;
+        let interface = interface(link);
+        let wanted = Wanted {
             port,
-            &link,
-            &interface,
-            &mut changes,
-            (&need, &queues, has_service, ours),
-        );
+            found: &found,
+            interface: &interface,
+            need: &need,
+            busy_poll: self.busy_poll(port, link),
+            has_service,
+            ours,
+        };
+        let result = self.on_interface(&wanted, &mut changes);
         match result {
             Ok((open, program, promiscuous)) => Ok(Open {
                 wire: Some(Wire {
@@ -343,43 +304,26 @@ impl Opener<'_> {
 
     fn on_interface(
         &mut self,
-        port: &Port,
-        link: &Link,
-        interface: &Interface,
+        wanted: &Wanted<'_>,
         changes: &mut Changes,
-        (need, queues, has_service, ours): (&Need, &[u16], bool, &Ours),
     ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
-        let busy_poll = self.busy_poll(port, link);
-        let (place, sockets) = self.sockets(port, interface, need, queues, busy_poll)?;
-        let undo = |opener: &mut Self, sockets: Vec<(u16, AfXdpPort)>| {
-            drop(sockets);
-            if let Err(error) = opener.groups.leave(opener.engine, &place, queues.len()) {
-                tracing::error!(%error, "frame memory was not freed");
-            }
+        let (place, sockets, attached) = match self.in_mode(wanted, changes, wanted.found.mode)? {
+            Some(ready) => ready,
+            // Without zero copy there is always an answer.
+            None => self
+                .in_mode(wanted, changes, ModeRequest::AnyCopy)?
+                .ok_or_else(|| OpenError::Fatal("neither zero copy nor copying worked".to_owned()))?,
         };
-        let attached = self.attach(
-            port,
-            link,
-            interface,
-            changes,
-            (&sockets, busy_poll, has_service, ours),
-        );
         let Attached {
             program,
             mode,
             warnings,
             unfinished,
             promiscuous,
-        } = match attached {
-            Ok(attached) => attached,
-            Err(error) => {
-                undo(self, sockets);
-                return Err(error);
-            }
-        };
+        } = attached;
         let zero_copy = sockets.iter().all(|(_, socket)| socket.report().zero_copy);
         let open = Open {
-            queues: queues.to_vec(),
+            queues: wanted.found.queues.clone(),
             place: Some(place),
             mode: Some(match (zero_copy, mode) {
                 (true, _) => "zero-copy",
@@ -398,6 +342,33 @@ impl Opener<'_> {
         Ok((open, program, promiscuous))
     }
 
+    /// Sockets and program in a mode. None if only another will do: zero copy needs the program in the driver, and
+    /// `auto` does without both where a driver takes the sockets but not the program.
+    fn in_mode(
+        &mut self,
+        wanted: &Wanted<'_>,
+        changes: &mut Changes,
+        mode: ModeRequest,
+    ) -> Result<Option<Ready>, OpenError> {
+        let (place, sockets) = self.sockets(wanted, mode)?;
+        let zero_copy = sockets.iter().any(|(_, socket)| socket.report().zero_copy);
+        let attached = self.attach(wanted, changes, &sockets, mode);
+        let native = matches!(&attached, Ok(attached) if attached.mode == AttachMode::Native);
+        let other = mode == ModeRequest::Auto && zero_copy && !native;
+        match attached {
+            Ok(attached) if !other => Ok(Some((place, sockets, attached))),
+            attached => {
+                // A program that was attached goes before its sockets.
+                let refusal = attached.err();
+                drop(sockets);
+                if let Err(error) = self.groups.leave(self.engine, &place, wanted.found.queues.len()) {
+                    tracing::error!(%error, "frame memory was not freed");
+                }
+                refusal.filter(|_| !other).map_or(Ok(None), Err)
+            }
+        }
+    }
+
     fn busy_poll(&self, port: &Port, link: &Link) -> Option<BusyPoll> {
         let on = match port.busy_poll {
             BusyPollWish::On => true,
@@ -414,18 +385,22 @@ impl Opener<'_> {
     /// The sockets of all queues, in a group that takes them.
     fn sockets(
         &mut self,
-        port: &Port,
-        interface: &Interface,
-        need: &Need,
-        queues: &[u16],
-        busy_poll: Option<BusyPoll>,
+        wanted: &Wanted<'_>,
+        mode: ModeRequest,
     ) -> Result<(Place, Vec<(u16, AfXdpPort)>), OpenError> {
+        let Wanted {
+            interface,
+            need,
+            busy_poll,
+            ..
+        } = *wanted;
+        let queues = &wanted.found.queues;
         let mut second_try = false;
         loop {
             let place = self.groups.enter(self.engine, need)?;
             let config = QueueConfig {
                 rings: place.rings,
-                mode: request(port.mode),
+                mode,
                 busy_poll,
                 tx_budget: place.rings.tx,
             };
@@ -460,12 +435,20 @@ impl Opener<'_> {
     /// Makes the interface ready and attaches the program.
     fn attach(
         &mut self,
-        port: &Port,
-        link: &Link,
-        interface: &Interface,
+        wanted: &Wanted<'_>,
         changes: &mut Changes,
-        (sockets, busy_poll, has_service, ours): (&[(u16, AfXdpPort)], Option<BusyPoll>, bool, &Ours),
+        sockets: &[(u16, AfXdpPort)],
+        mode: ModeRequest,
     ) -> Result<Attached, OpenError> {
+        let Wanted {
+            port,
+            interface,
+            busy_poll,
+            has_service,
+            ours,
+            ..
+        } = *wanted;
+        let link = &wanted.found.link;
         let found = offload::prepare(self.host, changes, link)?;
         let unfinished = found.iter().any(|w| {
             matches!(
@@ -485,7 +468,7 @@ impl Opener<'_> {
         }
         program.set_vteps(&ours.vteps)?;
         program.set_vlans(&ours.vlans)?;
-        let mode = program.attach(interface, request(port.mode), port.replace)?;
+        let mode = program.attach(interface, mode, port.replace)?;
         for replaced in program.replaced() {
             warnings.push(format!(
                 "{} took the place of the XDP program {:?} (id {})",
@@ -593,15 +576,6 @@ fn plain(place: Option<Place>) -> Open {
         unfinished_checksums: false,
         wire: None,
         _peer: None,
-    }
-}
-
-fn request(mode: XdpMode) -> ModeRequest {
-    match mode {
-        XdpMode::Auto => ModeRequest::Auto,
-        XdpMode::ZeroCopy => ModeRequest::ZeroCopy,
-        XdpMode::Copy => ModeRequest::Native,
-        XdpMode::Generic => ModeRequest::Generic,
     }
 }
 

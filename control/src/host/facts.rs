@@ -198,10 +198,7 @@ impl InterfaceFacts {
         let Some(of) = link.clone() else {
             return Self::missing(name);
         };
-        let xdp = host
-            .netdev
-            .as_mut()
-            .and_then(|netdev| netdev.xdp_features(of.ifindex).ok());
+        let xdp = host.xdp_features(&of);
         let napi_irqs = host
             .napis(&of)
             .unwrap_or_default()

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::HostError;
 use super::genl::Genl;
-use super::links::IfIndex;
+use super::links::{IfIndex, Link};
 use super::netlink::DUMP;
+use super::{Host, HostError};
 
 const DEV_GET: u8 = 1;
 const NAPI_GET: u8 = 11;
@@ -56,6 +56,13 @@ pub(crate) struct Napi {
     pub(crate) gro_flush_timeout: u64,
     /// Polled by a kernel thread (1), by the softirq (0), or by a spinning thread (2, since 6.18).
     pub(crate) threaded: Option<u32>,
+}
+
+impl Host {
+    /// What XDP the driver of an interface can do; `None` where the kernel does not tell (before 6.3).
+    pub(crate) fn xdp_features(&mut self, link: &Link) -> Option<XdpFeatures> {
+        self.netdev.as_mut()?.xdp_features(link.ifindex).ok()
+    }
 }
 
 /// A socket to the netdev family of one network namespace.

@@ -11,11 +11,13 @@
 //! | `ring` | the four rings, mapped from a descriptor |
 //! | `socket` | [`UmemGroup`]: making and binding sockets, and what it says when that fails |
 //! | `port` | [`AfXdpPort`]: the `Port` of one queue |
+//! | `release` | waiting until a driver has let go of a closed queue's memory |
 //! | `program` | [`XdpProgram`]: loading, attaching and feeding the XDP program |
 
 mod lent;
 mod port;
 mod program;
+mod release;
 mod ring;
 mod socket;
 mod sys;

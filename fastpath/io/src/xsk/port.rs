@@ -14,12 +14,13 @@
 use super::lent::LentChunks;
 use super::ring::{RingSizes, Rings};
 use super::socket::{BusyPoll, Interface};
-use super::{sys, uapi};
+use super::{release, sys, uapi};
 use crate::pool::FramePool;
 use crate::prefetch::{prefetch_lines, prefetch_read};
 use crate::{BATCH, Fault, Frame, FrameBatch, MAX_SEGMENTS, PoolSet, Port, RxCounts, TxCounts, Umem};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Frames shorter than an Ethernet header are not sent: the kernel would drop them, or refuse the descriptor
@@ -80,7 +81,8 @@ enum Assembly {
 
 /// See the module's description.
 pub struct AfXdpPort {
-    rings: Rings,
+    /// Unmapped by `drop`, which needs that done in the middle.
+    rings: ManuallyDrop<Rings>,
     umem: Umem,
     received_into: LentChunks,
     sent_from: LentChunks,
@@ -125,9 +127,27 @@ impl AfXdpPort {
                 busy_poll,
                 tx_budget,
             },
-            rings,
+            rings: ManuallyDrop::new(rings),
             umem,
         }
+    }
+
+    /// Fills the fill ring from the depot, for a port that no worker has yet.
+    pub(super) fn fill(&mut self) {
+        let mut pools = PoolSet::new();
+        pools.add(&self.umem);
+        self.refill(&mut pools);
+    }
+
+    /// The socket is bound, and turned out to be this.
+    pub(super) fn bound(&mut self, zero_copy: bool, multi_buffer: bool) {
+        self.report.zero_copy = zero_copy;
+        self.report.multi_buffer = multi_buffer;
+    }
+
+    /// The socket, for binding others by it while it is open.
+    pub(super) fn descriptor(&self) -> Weak<OwnedFd> {
+        self.fd.as_ref().map_or_else(Weak::new, Arc::downgrade)
     }
 
     /// What it turned out to be.
@@ -162,36 +182,10 @@ impl AfXdpPort {
         }
     }
 
-    /// Closes the socket; every chunk that the kernel had is in the UMEM's depot afterwards. Sleeps up to a
-    /// tenth of a second: for control threads. Dropping the port does the same.
+    /// Closes the socket; every chunk that the kernel had is in the UMEM's depot afterwards. Waits for that, in
+    /// zero-copy mode some milliseconds: for control threads. Dropping the port does the same.
     pub fn close(self) {
         drop(self);
-    }
-
-    fn shut(&mut self) {
-        let Some(mut fd) = self.fd.take() else { return };
-        // A group that is just binding another socket by this one holds it for some milliseconds. The chunks
-        // may go home only when the kernel has stopped writing, which is when the last reference goes.
-        let fd = loop {
-            match Arc::try_unwrap(fd) {
-                Ok(fd) => break fd,
-                Err(shared) => fd = shared,
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        };
-        // close waits until the network stack has let go of the socket (net/xdp/xsk.c, xsk_unbind_dev).
-        drop(fd);
-        if self.report.zero_copy {
-            // Only the socket: the driver's rings are torn down by a work item soon after
-            // (xsk_buff_pool.c, xp_put_pool), and until then the device may write into chunks it was given.
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        if let Assembly::Partial(frame, _) = std::mem::take(&mut self.assembly) {
-            frame.free_to_depot();
-        }
-        let depot = &self.umem.region().depot;
-        self.received_into.drain().for_each(|chunk| depot.put_one(chunk));
-        self.sent_from.drain().for_each(|chunk| depot.put_one(chunk));
     }
 
     /// Offset in the chunk and number of the chunk that holds an address.
@@ -310,9 +304,16 @@ impl AfXdpPort {
     #[inline]
     fn kick(&mut self) {
         if self.report.zero_copy {
-            if self.rings.tx.need_wakeup() || self.report.busy_poll.is_some() {
+            let busy_poll = self.report.busy_poll.is_some();
+            if self.rings.tx.need_wakeup() || busy_poll {
                 let result = sys::kick_tx(self.socket());
                 self.judge(result, "sending");
+            }
+            // A socket that prefers busy polling wakes nobody by that (net/xdp/xsk.c, xsk_no_wakeup): it polls the
+            // NAPI of its receive queue, which sends too in most drivers, but not where sending has a NAPI of its
+            // own (virtio_net, igb with few queues). poll(2) wakes that.
+            if busy_poll && self.rings.tx.need_wakeup() && self.rings.tx.pending() != 0 {
+                sys::poll(self.socket());
             }
             return;
         }
@@ -523,7 +524,31 @@ impl Port for AfXdpPort {
 
 impl Drop for AfXdpPort {
     fn drop(&mut self) {
-        self.shut();
+        let Some(mut fd) = self.fd.take() else { return };
+        // A group that is just binding another socket by this one holds it for some milliseconds. The chunks
+        // may go home only when the kernel has stopped writing, which is when the last reference goes.
+        let fd = loop {
+            match Arc::try_unwrap(fd) {
+                Ok(fd) => break fd,
+                Err(shared) => fd = shared,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        // A mapping is a reference to the socket like a descriptor is: the kernel would go on while there is one.
+        // SAFETY: here alone, and nothing below or after drop uses the rings.
+        unsafe { ManuallyDrop::drop(&mut self.rings) };
+        // close waits until the network stack has let go of the socket (net/xdp/xsk.c, xsk_unbind_dev).
+        drop(fd);
+        if self.report.zero_copy {
+            // Only the socket: the device may still write into chunks that it was given.
+            release::wait(&self.umem, &self.report.interface, self.report.queue);
+        }
+        if let Assembly::Partial(frame, _) = std::mem::take(&mut self.assembly) {
+            frame.free_to_depot();
+        }
+        let depot = &self.umem.region().depot;
+        self.received_into.drain().for_each(|chunk| depot.put_one(chunk));
+        self.sent_from.drain().for_each(|chunk| depot.put_one(chunk));
     }
 }
 
@@ -561,7 +586,7 @@ mod tests {
             umem: umem.clone(),
             interface: Interface {
                 name: "fake".into(),
-                index: 1,
+                index: 0,
             },
             queue: 0,
             zero_copy: true,

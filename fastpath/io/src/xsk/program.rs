@@ -214,7 +214,7 @@ impl XdpProgram {
     }
 
     /// Attaches it. Whatever program the interface has is refused, or taken off first with `replace`.
-    /// `ModeRequest::Auto` takes the driver, else the network stack. Sockets may be registered before or after;
+    /// `Auto` and `AnyCopy` take the driver, else the network stack. Sockets may be registered before or after;
     /// before is better, since an exclusive interface drops until they are.
     ///
     /// # Errors
@@ -246,7 +246,7 @@ impl XdpProgram {
         let native = || self.create_link(interface, AttachMode::Native);
         let generic = || self.create_link(interface, AttachMode::Generic);
         match mode {
-            ModeRequest::Auto => native().or_else(|error| match error {
+            ModeRequest::Auto | ModeRequest::AnyCopy => native().or_else(|error| match error {
                 XdpError::Attach { source, .. } if cannot(&source) => generic(),
                 other => Err(other),
             }),

@@ -60,6 +60,9 @@ pub enum ModeRequest {
     /// The best that works: zero copy, else native copy, else generic.
     #[default]
     Auto,
+    /// Native copy, else generic: `Auto` for a driver that is known to have no zero copy, or not for frames as long
+    /// as this interface's. It spares the attempts.
+    AnyCopy,
     /// The driver receives into the UMEM; fail where it can't.
     ZeroCopy,
     /// The driver runs the XDP program, the kernel copies frames into the UMEM.
@@ -239,7 +242,7 @@ fn advice(what: &str, error: &io::Error) -> &'static str {
         }
         Some(libc::ENODEV) => "the interface is gone",
         Some(libc::ENETDOWN) => "the interface is down: bring it up",
-        Some(libc::EOPNOTSUPP) => "the driver can't do this mode: use mode `auto`, `native` or `generic`",
+        Some(libc::EOPNOTSUPP) => NO_ZERO_COPY,
         Some(libc::EINVAL) if what == BIND => {
             "the queue does not exist (see `ethtool -l`), or the driver refuses this mode or MTU"
         }
@@ -252,6 +255,7 @@ fn advice(what: &str, error: &io::Error) -> &'static str {
 }
 
 const BIND: &str = "bind an AF_XDP socket";
+const NO_ZERO_COPY: &str = "the driver can't do zero copy on this device or queue, or at this MTU: use mode `auto`, `copy` or `generic`";
 
 /// What all sockets of a group have in common, once the first is bound.
 #[derive(Clone, Copy)]
@@ -259,6 +263,9 @@ struct Shape {
     zero_copy: bool,
     multi_buffer: bool,
 }
+
+/// A port whose socket is bound, and what it turned out to be.
+type Bound = (AfXdpPort, Shape);
 
 /// The sockets that share a UMEM. See the module's description.
 pub struct UmemGroup {
@@ -325,7 +332,7 @@ impl UmemGroup {
             config,
         };
         let started = Instant::now();
-        let (fd, shape) = loop {
+        let (port, shape) = loop {
             match opening.attempt() {
                 Err(error) if error.errno() == Some(libc::EBUSY) && started.elapsed() < BUSY => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -333,24 +340,9 @@ impl UmemGroup {
                 result => break result?,
             }
         };
-        let rings = Rings::map(fd.as_fd(), config.rings)
-            .map_err(|source| opening.error("map the rings of an AF_XDP socket", source))?;
-        let tx_budget = opening.set_tx_budget(&fd);
-        let fd = Arc::new(fd);
-        let port = AfXdpPort::new(super::port::Parts {
-            rings,
-            fd: fd.clone(),
-            umem: self.umem.clone(),
-            interface: interface.clone(),
-            queue,
-            zero_copy: shape.zero_copy,
-            multi_buffer: shape.multi_buffer,
-            busy_poll: config.busy_poll,
-            tx_budget,
-        });
         self.shape = Some(shape);
         self.members.retain(|member| member.strong_count() > 0);
-        self.members.push(Arc::downgrade(&fd));
+        self.members.push(port.descriptor());
         Ok(port)
     }
 }
@@ -366,17 +358,23 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn error(&self, what: &'static str, source: io::Error) -> XskError {
         let interface = self.interface.name.clone();
+        // Drivers say this too of a device that can't (virtio_net without the kernel's DMA interface).
+        let zero_copy = self.config.mode == ModeRequest::ZeroCopy;
+        let advice = match source.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOENT) if what == BIND && zero_copy => NO_ZERO_COPY,
+            _ => advice(what, &source),
+        };
         XskError::System {
             what,
             interface,
             queue: self.queue,
-            advice: advice(what, &source),
+            advice,
             source,
         }
     }
 
     /// A bound socket, sharing the UMEM with a member if there is one that is bound.
-    fn attempt(&self) -> Result<(OwnedFd, Shape), XskError> {
+    fn attempt(&self) -> Result<Bound, XskError> {
         for member in self.group.members.iter().filter_map(Weak::upgrade) {
             match self.bind_shared(&member) {
                 // The member is no longer bound (its interface is gone): ask the next.
@@ -387,14 +385,14 @@ impl Opening<'_> {
         self.bind_first()
     }
 
-    fn bind_shared(&self, member: &OwnedFd) -> Result<(OwnedFd, Shape), XskError> {
+    fn bind_shared(&self, member: &OwnedFd) -> Result<Bound, XskError> {
         let Some(shape) = self.group.shape else {
             return Err(self.error(BIND, io::Error::from_raw_os_error(libc::EBADF)));
         };
         let has = if shape.zero_copy { "zero-copy" } else { "copy" };
         let wanted = match self.config.mode {
             ModeRequest::ZeroCopy if !shape.zero_copy => Some("zero-copy"),
-            ModeRequest::Native if shape.zero_copy => Some("native"),
+            ModeRequest::AnyCopy | ModeRequest::Native if shape.zero_copy => Some("copy"),
             ModeRequest::Generic if shape.zero_copy => Some("generic"),
             _ => None,
         };
@@ -407,14 +405,12 @@ impl Opening<'_> {
                 has,
             });
         }
-        let fd = self.socket()?;
         let mut address = self.address(libc::XDP_SHARED_UMEM);
         address.sxdp_shared_umem_fd = member.as_raw_fd() as u32;
-        sys::bind(fd.as_fd(), &address).map_err(|source| self.error(BIND, source))?;
-        Ok((fd, shape))
+        self.bind(self.port()?, &address, Some(shape))
     }
 
-    fn bind_first(&self) -> Result<(OwnedFd, Shape), XskError> {
+    fn bind_first(&self) -> Result<Bound, XskError> {
         let region = self.group.umem.region();
         let umem = UmemReg {
             addr: region.base.as_ptr() as u64,
@@ -423,36 +419,56 @@ impl Opening<'_> {
             headroom: 0,
             flags: 0,
         };
-        let mode = match self.config.mode {
-            // Without a flag the kernel tries zero copy and falls back to copy (xsk_buff_pool.c).
-            ModeRequest::Auto => 0,
-            ModeRequest::ZeroCopy => libc::XDP_ZEROCOPY,
-            ModeRequest::Native | ModeRequest::Generic => libc::XDP_COPY,
-        };
-        let attempt = |sg: u16| {
-            let fd = self.socket()?;
-            sys::set_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_UMEM_REG, &umem)
+        let mut refusal = None;
+        for flags in self.ways() {
+            let port = self.port()?;
+            sys::set_option(port.socket(), libc::SOL_XDP, libc::XDP_UMEM_REG, &umem)
                 .map_err(|source| self.error("register the UMEM", source))?;
-            sys::bind(fd.as_fd(), &self.address(mode | libc::XDP_USE_NEED_WAKEUP | sg))
-                .map_err(|source| self.error(BIND, source))?;
-            Ok((fd, sg != 0))
+            match self.bind(port, &self.address(flags | libc::XDP_USE_NEED_WAKEUP), None) {
+                Err(error) if error.errno() != Some(libc::EBUSY) => refusal = Some(error),
+                result => return result,
+            }
+        }
+        // The last way is the least; why that did not work is what matters. `ways` is never empty.
+        Err(refusal.unwrap_or_else(|| self.error(BIND, io::Error::from_raw_os_error(libc::EINVAL))))
+    }
+
+    /// The ways to bind the first socket of a group, the best first. Zero copy is asked for by name, since the
+    /// kernel's own choice (no flag) falls back to copying when it is only packets of several buffers
+    /// (`XDP_USE_SG`) that a driver can't receive without a copy (net/xdp/xsk_buff_pool.c, `xp_assign_dev`).
+    /// Kernels before 6.6 don't know `XDP_USE_SG`.
+    fn ways(&self) -> Vec<u16> {
+        const ZERO_COPY: [u16; 2] = [libc::XDP_ZEROCOPY | libc::XDP_USE_SG, libc::XDP_ZEROCOPY];
+        const COPY: [u16; 2] = [libc::XDP_COPY | libc::XDP_USE_SG, libc::XDP_COPY];
+        match self.config.mode {
+            ModeRequest::Auto => [ZERO_COPY, COPY].concat(),
+            ModeRequest::ZeroCopy => ZERO_COPY.to_vec(),
+            ModeRequest::AnyCopy | ModeRequest::Native | ModeRequest::Generic => COPY.to_vec(),
+        }
+    }
+
+    /// Binds; the shape is the group's, or what the first socket of one finds out.
+    fn bind(
+        &self,
+        mut port: AfXdpPort,
+        address: &sockaddr_xdp,
+        shape: Option<Shape>,
+    ) -> Result<Bound, XskError> {
+        sys::bind(port.socket(), address).map_err(|source| self.error(BIND, source))?;
+        let shape = match shape {
+            Some(shape) => shape,
+            None => {
+                let options: xdp_options =
+                    sys::get_option(port.socket(), libc::SOL_XDP, libc::XDP_OPTIONS)
+                        .map_err(|source| self.error("read the mode of an AF_XDP socket", source))?;
+                Shape {
+                    zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
+                    multi_buffer: address.sxdp_flags & libc::XDP_USE_SG != 0,
+                }
+            }
         };
-        // Kernels before 6.6, and drivers without multi-buffer in zero-copy mode, refuse XDP_USE_SG.
-        let refused = |error: &XskError| matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP));
-        let (fd, multi_buffer) = match attempt(libc::XDP_USE_SG) {
-            Err(error) if refused(&error) => attempt(0)?,
-            result => result?,
-        };
-        let options: xdp_options = sys::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_OPTIONS)
-            .map_err(|source| self.error("read the mode of an AF_XDP socket", source))?;
-        let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        Ok((
-            fd,
-            Shape {
-                zero_copy,
-                multi_buffer,
-            },
-        ))
+        port.bound(shape.zero_copy, shape.multi_buffer);
+        Ok((port, shape))
     }
 
     fn address(&self, flags: u16) -> sockaddr_xdp {
@@ -463,6 +479,29 @@ impl Opening<'_> {
             sxdp_queue_id: self.queue,
             sxdp_shared_umem_fd: 0,
         }
+    }
+
+    /// A port that is not bound, with chunks to receive into. They must be there before the driver looks: one
+    /// that finds none when it starts the queue (at the bind, or when XDP is attached) waits for an interrupt that
+    /// no frame will cause, and never looks again (seen with igb of Linux 6.18).
+    fn port(&self) -> Result<AfXdpPort, XskError> {
+        let fd = self.socket()?;
+        let rings = Rings::map(fd.as_fd(), self.config.rings)
+            .map_err(|source| self.error("map the rings of an AF_XDP socket", source))?;
+        let tx_budget = self.set_tx_budget(&fd);
+        let mut port = AfXdpPort::new(super::port::Parts {
+            rings,
+            fd: Arc::new(fd),
+            umem: self.group.umem.clone(),
+            interface: self.interface.clone(),
+            queue: self.queue,
+            zero_copy: false,
+            multi_buffer: false,
+            busy_poll: self.config.busy_poll,
+            tx_budget,
+        });
+        port.fill();
+        Ok(port)
     }
 
     /// A socket with its rings and options, not bound.

@@ -50,6 +50,18 @@ pub(crate) fn bind(fd: BorrowedFd<'_>, address: &libc::sockaddr_xdp) -> io::Resu
     check(unsafe { libc::bind(fd.as_raw_fd(), address.cast(), len) })
 }
 
+/// `poll(2)` that does not wait: the kernel wakes the driver if it asked for that. What it says is of no interest.
+#[inline]
+pub(crate) fn poll(fd: BorrowedFd<'_>) {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one entry, which lives through the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+}
+
 /// The empty `sendto` that makes the kernel look at the tx ring (af_xdp.rst); errno on failure.
 #[inline]
 pub(crate) fn kick_tx(fd: BorrowedFd<'_>) -> Result<(), i32> {

@@ -1,0 +1,114 @@
+//! A machine in QEMU, for drivers that a network namespace does not have: a Debian kernel, an initramfs of this host's
+//! programs, and a script of `tests/qemu` that runs in it.
+//!
+//! The machine is emulated in software (no /dev/kvm is needed): it starts in some seconds, and is slow. So one guest
+//! looks at many things, writes what it saw into files of the folder that it shares with the host, and the test
+//! judges those.
+
+use crate::cmd::{self, Output};
+use crate::daemon::{binary, target_dir};
+use crate::{Netns, Proc};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For the kernel: what makes a start quick under emulation, and no interface renamed.
+const KERNEL: &str = "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off nopti no_timer_check \
+    tsc=reliable lpj=4000000 audit=0 apparmor=0 selinux=0 rcupdate.rcu_expedited=1 cryptomgr.notests \
+    raid=noautodetect random.trust_cpu=on net.ifnames=0";
+/// `-cpu max` and not a named one with AVX: those hang under emulation.
+const MACHINE: &str = "-nodefaults -no-user-config -display none -no-reboot -accel tcg,thread=multi,tb-size=256 \
+    -machine q35 -cpu max -smp 2 -m 1024 -device isa-debug-exit,iobase=0xf4,iosize=1";
+
+/// What a guest left behind.
+#[derive(Debug)]
+pub struct Guest {
+    share: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Starts a machine with these devices (arguments of QEMU), runs `tests/qemu/SCRIPT` in it, and waits for its end.
+    ///
+    /// # Panics
+    /// If QEMU or the kernel is missing, if it takes longer than `limit`, or if the script fails; with its console.
+    #[track_caller]
+    pub fn run(script: &str, devices: &str, limit: Duration) -> Guest {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu");
+        let kernel = target_dir().join("qemu");
+        build(&sources, &kernel);
+        let share = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a folder for the guest: {e}"));
+        let at = |name: &str| share.path().join(name).display().to_string();
+        std::fs::copy(sources.join(script), at(script))
+            .unwrap_or_else(|e| panic!("cannot copy {script}: {e}"));
+        // Without the symbols it is a third of the size, which is read through an emulated device.
+        cmd::run(&["strip", "-o", &at("clearway"), &binary().display().to_string()]).ok();
+
+        let mut words = vec!["qemu-system-x86_64".to_owned()];
+        words.extend(MACHINE.split_whitespace().map(str::to_owned));
+        words.extend(devices.split_whitespace().map(str::to_owned));
+        let folder = share.path().display();
+        for (option, value) in [
+            ("-kernel", kernel.join("vmlinux").display().to_string()),
+            ("-initrd", kernel.join("initramfs.cpio").display().to_string()),
+            ("-append", format!("{KERNEL} test={script}")),
+            ("-serial", format!("file:{}", at("console"))),
+            (
+                "-virtfs",
+                format!("local,path={folder},mount_tag=host,security_model=none"),
+            ),
+        ] {
+            words.extend([option.to_owned(), value]);
+        }
+        // A namespace of its own, because QEMU needs none of the host's network.
+        let ns = Netns::new("guest");
+        let mut qemu = Proc::start(&ns, &words);
+        let end = Instant::now() + limit;
+        while qemu.ended().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = qemu.ended();
+        let guest = Guest { share };
+        // isa-debug-exit: twice the code of the script, and one.
+        assert!(
+            status.and_then(|status| status.code()) == Some(1),
+            "QEMU ended with {status:?} (None: not within {limit:?})\n--- console\n{}--- the daemon's log\n{}",
+            guest.try_file("console").unwrap_or_default(),
+            guest.try_file("out/log").unwrap_or_default(),
+        );
+        guest
+    }
+
+    /// A file that the script wrote below `out`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn file(&self, name: &str) -> String {
+        self.try_file(&format!("out/{name}"))
+            .unwrap_or_else(|| panic!("the guest wrote no out/{name}"))
+    }
+
+    /// The same, as JSON.
+    ///
+    /// # Panics
+    /// If it is not JSON.
+    #[track_caller]
+    pub fn json(&self, name: &str) -> Value {
+        let text = self.file(name);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("out/{name}: {e}: {text}"))
+    }
+
+    fn try_file(&self, name: &str) -> Option<String> {
+        let bytes = std::fs::read(self.share.path().join(name)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Makes kernel and initramfs, unless they are there and up to date.
+#[track_caller]
+fn build(sources: &Path, kernel: &Path) -> Output {
+    let words: [PathBuf; 3] = [sources.join("build.sh"), kernel.to_owned(), binary()];
+    let out = cmd::run(&words.map(|word| word.display().to_string()));
+    assert!(out.code == 0, "no guest: {}", out.text());
+    out
+}
