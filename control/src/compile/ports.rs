@@ -171,7 +171,7 @@ fn vid_table(places: &[(TagKey, Place)]) -> VidTable {
     table
 }
 
-fn tpid(protocol: TagProtocol) -> EtherType {
+pub(crate) fn tpid(protocol: TagProtocol) -> EtherType {
     match protocol {
         TagProtocol::Dot1q => EtherType::VLAN,
         TagProtocol::Dot1ad => EtherType::QINQ,

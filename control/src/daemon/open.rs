@@ -18,8 +18,8 @@ use clearway_config::{
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
-    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError,
-    memory_port,
+    PcapngPort, QueueConfig, RegionId, Steering, UmemError, VlanFilter, VtepFilter, XdpError, XdpProgram,
+    XskError, memory_port,
 };
 
 use super::groups::{GroupError, Groups, Kind, Need, Place};
@@ -154,7 +154,7 @@ pub(super) struct Wire {
 /// What is steered to a shared port.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Ours {
-    pub(super) vlans: Vec<u16>,
+    pub(super) vlans: Vec<VlanFilter>,
     pub(super) vteps: Vec<VtepFilter>,
 }
 
