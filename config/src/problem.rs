@@ -244,6 +244,13 @@ pub enum Problem {
         domain: Name,
     },
 
+    /// A key of bridge domains' frames on a port that has none.
+    #[error(
+        "this key does nothing here: the port belongs to no bridge domain and only carries VXLAN; remove it, or add \
+         `access`, `trunk` or `tunnel`"
+    )]
+    UnderlayKey,
+
     // --- bridge domains ---
     /// A VID that two bridge domains have.
     #[error("VLAN {vlan} already belongs to the bridge domain `{other}`; each VLAN belongs to one")]
@@ -441,6 +448,12 @@ pub enum Problem {
         /// The VTEP.
         vtep: Name,
     },
+    /// A key on a port of a cross-connect, which changes, checks and learns nothing.
+    #[error(
+        "this key does nothing in a cross-connect, which passes every frame as it is; remove it, or join the ports by \
+         `access` to one bridge domain instead"
+    )]
+    CrossConnectKey,
     /// A name made from something else is not one.
     #[error(transparent)]
     Name(#[from] NameError),
