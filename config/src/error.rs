@@ -85,6 +85,12 @@ pub enum Fault {
     /// More than one document in the file.
     #[error("the file holds several YAML documents (`---`); a configuration is one document")]
     SeveralDocuments,
+    /// A document without any key.
+    #[error(
+        "the configuration is empty; write what is wanted (docs/config.md, `clearway schema`), or `ports: {{}}` if it is \
+         meant to have no ports"
+    )]
+    Blank,
     /// A key that this object does not have.
     #[error("unknown key `{key}`{}; valid keys: {}", Nearest(.key, .valid), Words(.valid))]
     UnknownKey {

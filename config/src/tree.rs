@@ -125,6 +125,15 @@ impl Tree {
         &self.nodes[id]
     }
 
+    /// Whether the document has no key at all: it is empty, or all of it is comments.
+    pub(crate) fn is_blank(&self) -> bool {
+        match &self.nodes[ROOT].value {
+            Value::Null => true,
+            Value::Map(ids) => ids.is_empty(),
+            _ => false,
+        }
+    }
+
     /// The document's `version` and where it is written, when there is one and it is a number.
     pub(crate) fn version(&self) -> Option<(u64, Place)> {
         self.children(ROOT)

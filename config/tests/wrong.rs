@@ -68,3 +68,16 @@ fn each_wrong_configuration_gets_its_message() {
         assert_eq!(found, wanted, "{name}");
     }
 }
+
+#[test]
+fn nothing_is_configured_only_if_it_is_said() {
+    for yaml in ["ports: {}", "ports:", "version: 1"] {
+        assert_eq!(
+            Spec::from_yaml(yaml, "c.yaml").unwrap(),
+            Spec::default(),
+            "{yaml}"
+        );
+    }
+    let written = Spec::default().to_yaml().unwrap();
+    assert_eq!(Spec::from_yaml(&written, "c.yaml").unwrap(), Spec::default());
+}

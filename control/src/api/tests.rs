@@ -371,6 +371,13 @@ fn a_configuration_goes_through_the_same_reader_as_a_file() {
     assert_eq!((status, &answer["dry_run"]), (200, &json!(false)));
     assert_eq!(fixture.asked().len(), 2);
 
+    // An empty body must not take every port away.
+    for empty in ["", "# ports:\n"] {
+        let (status, answer) = fixture.ask("PUT", "/v1/config", empty);
+        assert_eq!((status, fixture.asked().len()), (422, 0), "{answer}");
+        let message = answer["details"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("the configuration is empty"), "{answer}");
+    }
     let (status, answer) = fixture.ask("PUT", "/v1/config", "ports:\n  a: {kind: af-xpd, interfase: x}\n");
     assert_eq!((status, &answer["code"]), (422, &json!("invalid_config")));
     let details = answer["details"].as_array().unwrap();
