@@ -393,6 +393,24 @@ fn a_configuration_goes_through_the_same_reader_as_a_file() {
 }
 
 #[test]
+fn a_body_that_is_too_long_is_refused_and_garbage_is_not_sent_back() {
+    let fixture = Fixture::new();
+    let (status, answer) = fixture.ask("PUT", "/v1/config", &"x".repeat((32 << 20) + 1));
+    assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{answer}");
+    let (status, answer) = fixture.ask("PUT", "/v1/config", &"x".repeat(30 << 20));
+    assert_eq!(status, 422);
+    assert!(
+        answer.to_string().len() < 1000,
+        "{} bytes",
+        answer.to_string().len()
+    );
+    let station = format!("{{\"{}\": 1}}", "x".repeat(100_000));
+    let (status, answer) = fixture.ask("PUT", "/v1/fdb/red/02:00:00:00:00:09", &station);
+    assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{answer}");
+    assert_eq!(fixture.asked(), Vec::<String>::new());
+}
+
+#[test]
 fn stations() {
     let fixture = Fixture::new();
     let path = "/v1/fdb/red/02:00:00:00:00:09";
