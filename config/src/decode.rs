@@ -11,7 +11,7 @@ use serde::de::{
     value::StrDeserializer,
 };
 
-use crate::error::{ConfigError, Fault};
+use crate::error::{ConfigError, Fault, brief};
 use crate::tree::{NodeId, ROOT, Step, Tree, Value};
 
 /// After so many errors the rest is not looked for: the file is of another kind.
@@ -66,20 +66,16 @@ impl DecodeError {
             Step::Key(_, place) if self.on_key => *place,
             _ => node.place,
         };
-        let fault = match self.fault {
+        let text = brief(&node.text);
+        let fault = match self.fault.shortened(&node.text) {
             // serde's own texts for addresses and the like do not repeat what they could not read.
             // The text of std::net::AddrParseError, which serde passes on.
             Fault::Value { reason } if reason == "invalid IP address syntax" => Fault::Value {
-                reason: format!(
-                    "{:?} is not an IP address; write it as in 192.0.2.1 or 2001:db8::1",
-                    node.text
-                ),
+                reason: format!("{text:?} is not an IP address; write it as in 192.0.2.1 or 2001:db8::1"),
             },
-            Fault::Value { reason }
-                if !node.text.is_empty() && !reason.contains(&node.text) && !self.on_key =>
-            {
+            Fault::Value { reason } if !text.is_empty() && !reason.contains(&*text) && !self.on_key => {
                 Fault::Value {
-                    reason: format!("{:?}: {reason}", node.text),
+                    reason: format!("{text:?}: {reason}"),
                 }
             }
             fault => fault,
@@ -88,6 +84,23 @@ impl DecodeError {
             place: Some(place),
             path: tree.path(id),
             fault,
+        }
+    }
+}
+
+impl Fault {
+    /// Values that read themselves repeat what they could not read, as `value` has it or escaped.
+    fn shortened(self, value: &str) -> Fault {
+        match self {
+            Fault::Value { reason } if brief(value) != value => {
+                let escaped = |text: &str| text.escape_debug().to_string();
+                let short = brief(value);
+                let reason = reason.replace(value, &short);
+                Fault::Value {
+                    reason: reason.replace(&escaped(value), &escaped(&short)),
+                }
+            }
+            other => other,
         }
     }
 }
@@ -128,13 +141,13 @@ impl de::Error for DecodeError {
     }
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> DecodeError {
         DecodeError::new(Fault::UnknownKey {
-            key: field.to_string(),
+            key: brief(field).into_owned(),
             valid: expected,
         })
     }
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> DecodeError {
         DecodeError::new(Fault::UnknownWord {
-            word: variant.to_string(),
+            word: brief(variant).into_owned(),
             valid: expected,
         })
     }
@@ -170,7 +183,7 @@ fn named(found: Unexpected<'_>) -> String {
         Unexpected::Unsigned(v) => v.to_string(),
         Unexpected::Signed(v) => v.to_string(),
         Unexpected::Float(v) => v.to_string(),
-        Unexpected::Str(v) => format!("{v:?}"),
+        Unexpected::Str(v) => format!("{:?}", brief(v)),
         Unexpected::Unit | Unexpected::Option => "nothing".into(),
         Unexpected::Seq => "a list".into(),
         Unexpected::Map => "an object".into(),

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration: where, what was found, what may be written instead.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::path::Path;
@@ -85,6 +86,12 @@ pub enum Fault {
     /// More than one document in the file.
     #[error("the file holds several YAML documents (`---`); a configuration is one document")]
     SeveralDocuments,
+    /// A document without any key.
+    #[error(
+        "the configuration is empty; write what is wanted (docs/config.md, `clearway schema`), or `ports: {{}}` if it is \
+         meant to have no ports"
+    )]
+    Blank,
     /// A key that this object does not have.
     #[error("unknown key `{key}`{}; valid keys: {}", Nearest(.key, .valid), Words(.valid))]
     UnknownKey {
@@ -135,6 +142,23 @@ pub struct SemanticError {
     pub path: Path,
     /// What is wrong with it, and what to do.
     pub problem: Problem,
+}
+
+/// The most characters of somebody's value that an error repeats.
+const QUOTED: usize = 80;
+
+/// A value as an error repeats it: what is longer than [`QUOTED`] characters is cut. Whoever sends a megabyte must not
+/// get it back, in logs neither.
+pub(crate) fn brief(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// [`brief`] for a path.
+pub(crate) fn brief_path(path: &std::path::Path) -> String {
+    brief(&path.to_string_lossy()).into_owned()
 }
 
 /// `` `a`, `b` and `c` ``

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clearway_wire::{MacAddr, Vid, Vni};
 
-use crate::error::Words;
+use crate::error::{Words, brief, brief_path};
 use crate::path::Path;
 use crate::values::PortKind;
 use crate::{Name, NameError};
@@ -67,7 +67,7 @@ pub enum Problem {
         most: usize,
     },
     /// A socket path that is not absolute.
-    #[error("the socket path {path:?} is not absolute; begin it with `/`")]
+    #[error("the socket path {:?} is not absolute; begin it with `/`", brief_path(.path))]
     SocketRelative {
         /// The path.
         path: PathBuf,
@@ -121,7 +121,7 @@ pub enum Problem {
         other: &'static str,
     },
     /// Not a name that a network interface can have.
-    #[error("{name:?} is not the name of a network interface: {reason}")]
+    #[error("{:?} is not the name of a network interface: {reason}", brief(.name))]
     Interface {
         /// The name.
         name: String,
@@ -129,7 +129,7 @@ pub enum Problem {
         reason: &'static str,
     },
     /// Two ports on one interface.
-    #[error("the interface `{interface}` already belongs to the port `{other}`; an interface is one port")]
+    #[error("the interface `{}` already belongs to the port `{other}`; an interface is one port", brief(.interface))]
     InterfaceTwice {
         /// The interface.
         interface: String,
@@ -176,7 +176,7 @@ pub enum Problem {
         ring_size: u32,
     },
     /// A file that two keys would use at the same time.
-    #[error("the file {file:?} is already used by `{other}`; name another file")]
+    #[error("the file {:?} is already used by `{other}`; name another file", brief_path(.file))]
     FileTwice {
         /// The file.
         file: PathBuf,
@@ -243,6 +243,13 @@ pub enum Problem {
         /// The domain.
         domain: Name,
     },
+
+    /// A key of bridge domains' frames on a port that has none.
+    #[error(
+        "this key does nothing here: the port belongs to no bridge domain and only carries VXLAN; remove it, or add \
+         `access`, `trunk` or `tunnel`"
+    )]
+    UnderlayKey,
 
     // --- bridge domains ---
     /// A VID that two bridge domains have.
@@ -441,6 +448,12 @@ pub enum Problem {
         /// The VTEP.
         vtep: Name,
     },
+    /// A key on a port of a cross-connect, which changes, checks and learns nothing.
+    #[error(
+        "this key does nothing in a cross-connect, which passes every frame as it is; remove it, or join the ports by \
+         `access` to one bridge domain instead"
+    )]
+    CrossConnectKey,
     /// A name made from something else is not one.
     #[error(transparent)]
     Name(#[from] NameError),

@@ -1,7 +1,7 @@
 //! A spec from text and back.
 
 use crate::decode::decode;
-use crate::error::{ConfigError, ConfigErrors, Fault, SemanticError};
+use crate::error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 use crate::tree::Tree;
 use crate::{HostFacts, Problem, Spec};
 
@@ -9,7 +9,7 @@ impl Spec {
     /// Reads a YAML configuration and checks it. `file` is only named in errors.
     ///
     /// All that is wrong is reported: first everything that is not well formed (unknown keys, wrong values), and
-    /// when nothing is, everything that [`validate`](Spec::validate) finds. An empty text is the default spec.
+    /// when nothing is, everything that [`validate`](Spec::validate) finds. A text without any key is refused: nobody means that.
     pub fn from_yaml(text: &str, file: &str) -> Result<Spec, ConfigErrors> {
         Spec::from_yaml_on(text, file, &HostFacts::default())
     }
@@ -64,6 +64,18 @@ fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
                 place: Some(place),
                 path: "version".into(),
                 fault,
+            }],
+        ));
+    }
+    // An empty file is one that went wrong (a template, a full disk): it must not take every port away.
+    if tree.is_blank() {
+        let place = Some(Place { line: 1, column: 1 });
+        return Err(refused(
+            file,
+            vec![ConfigError {
+                place,
+                path: String::new(),
+                fault: Fault::Blank,
             }],
         ));
     }

@@ -83,7 +83,7 @@ impl Engine {
     /// The smallest and the largest `fdb-capacity`, in entries.
     pub const FDB_CAPACITY: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
     /// The most workers that one daemon runs.
-    pub const MAX_WORKERS: usize = 128;
+    pub const MAX_WORKERS: usize = 64;
 }
 
 impl Default for Engine {

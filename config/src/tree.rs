@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::MergeKeyPolicy;
 use serde_saphyr::{Spanned, options};
 
-use crate::error::{ConfigError, Fault, Place};
+use crate::error::{ConfigError, Fault, Place, brief};
 
 /// Index of a value in its [`Tree`].
 pub(crate) type NodeId = usize;
@@ -125,6 +125,15 @@ impl Tree {
         &self.nodes[id]
     }
 
+    /// Whether the document has no key at all: it is empty, or all of it is comments.
+    pub(crate) fn is_blank(&self) -> bool {
+        match &self.nodes[ROOT].value {
+            Value::Null => true,
+            Value::Map(ids) => ids.is_empty(),
+            _ => false,
+        }
+    }
+
     /// The document's `version` and where it is written, when there is one and it is a number.
     pub(crate) fn version(&self) -> Option<(u64, Place)> {
         self.children(ROOT)
@@ -175,7 +184,7 @@ impl Tree {
                     if !path.is_empty() {
                         path.push('.');
                     }
-                    path.push_str(key);
+                    path.push_str(&brief(key));
                 }
                 Step::Index(i) => path.push_str(&format!("[{i}]")),
             }
@@ -242,7 +251,7 @@ fn refused(error: serde_saphyr::Error) -> Box<ConfigError> {
     let place = error.location().map(|location| place(&location));
     let fault = match error.without_snippet() {
         serde_saphyr::Error::DuplicateMappingKey { key, .. } => Fault::DuplicateKey {
-            key: key.clone().unwrap_or_default(),
+            key: brief(key.as_deref().unwrap_or_default()).into_owned(),
         },
         serde_saphyr::Error::MultipleDocuments { .. } => Fault::SeveralDocuments,
         other => {

@@ -68,3 +68,50 @@ fn each_wrong_configuration_gets_its_message() {
         assert_eq!(found, wanted, "{name}");
     }
 }
+
+#[test]
+fn nothing_is_configured_only_if_it_is_said() {
+    for yaml in ["ports: {}", "ports:", "version: 1"] {
+        assert_eq!(
+            Spec::from_yaml(yaml, "c.yaml").unwrap(),
+            Spec::default(),
+            "{yaml}"
+        );
+    }
+    let written = Spec::default().to_yaml().unwrap();
+    assert_eq!(Spec::from_yaml(&written, "c.yaml").unwrap(), Spec::default());
+}
+
+#[test]
+fn what_is_refused_is_not_repeated_whole() {
+    let long = "x\\\"é".repeat(100_000);
+    let plain = "x".repeat(400_000);
+    for yaml in [
+        plain.to_string(),
+        format!("\"{}\"", long),
+        format!("{plain}: 1"),
+        format!("{plain}: 1\n{plain}: 2"),
+        format!("ports: {{{plain}: {{kind: memory}}}}"),
+        format!("ports: {{a: {{kind: \"{long}\"}}}}"),
+        format!("ports: {{a: {{kind: memory, mtu: \"{long}\"}}}}"),
+        format!("ports: {{a: {{kind: memory, trunk: [\"{long}\"]}}}}"),
+        format!("ports: {{a: {{kind: memory, queues: \"{long}\"}}}}"),
+        format!("ports: {{a: {{kind: memory, access: \"{long}\"}}}}"),
+        format!("ports: {{a: {{kind: memory, allowed-macs: [\"{long}\"]}}}}"),
+        format!(
+            "ports: {{a: {{kind: af-xdp, interface: \"{long}\"}}, b: {{kind: af-xdp, interface: \"{long}\"}}}}"
+        ),
+        format!("ports: {{a: {{kind: pcapng, write: \"{long}\"}}, b: {{kind: pcapng, write: \"{long}\"}}}}"),
+        format!("api: {{socket: \"{long}\"}}"),
+        format!("vteps: {{a: {{local: \"{long}\"}}}}"),
+        format!("bridge-domains: {{a: {{aging: \"{long}\"}}}}"),
+        format!("ports: [{plain}"),
+        format!("ports: *{plain}"),
+    ] {
+        let found = message(&yaml);
+        let start: String = yaml.chars().take(60).collect();
+        assert!(!found.starts_with("accepted"), "{start}");
+        let longest = found.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(longest < 700, "{start}: {longest} characters: {}", &found[..200]);
+    }
+}

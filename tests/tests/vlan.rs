@@ -83,6 +83,32 @@ bridge-domains:
 }
 
 #[test]
+fn a_shared_uplink_gives_each_protocol_its_own() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::quiet(2);
+    let config = "
+ports:
+  uplink: {kind: af-xdp, interface: p0, steering: shared, trunk: [{vlan: 400, protocol: 802.1ad, bridge-domain: lan}]}
+  pod: {kind: af-xdp, interface: p1, access: lan}
+bridge-domains:
+  lan: {}
+";
+    let daemon = Daemon::start(&pods.fwd, config);
+    let mut wires = pods.raw();
+    let w = &mut wires[..];
+    crosses(w, 1, 0, &[Tag::s(400)], &[(1, &[])]);
+    crosses(w, 2, 1, &[], &[(0, &[Tag::s(400)])]);
+    // VLAN 400 of 802.1Q is the kernel's: nothing of it comes here, not even to be dropped.
+    let before = daemon.get("ports")[1]["rx_packets"].clone();
+    crosses(w, 3, 0, &[Tag::c(400)], &[]);
+    let after = daemon.get("ports");
+    assert_eq!(after[1]["rx_packets"], before, "{after}");
+    daemon.assert_ledger();
+}
+
+#[test]
 fn ranges_and_all() {
     if !ready() {
         return;

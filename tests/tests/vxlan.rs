@@ -402,6 +402,43 @@ fn a_next_hop_may_be_a_gateway() {
 }
 
 #[test]
+fn the_vtep_may_be_kept_above_the_uplink() {
+    if !ready() {
+        return;
+    }
+    for underlay in BOTH {
+        // As with BGP: the VTEP's address is on an interface without a wire, and is routed to through the uplink.
+        let scene = Overlay::new(Pods::new(1), 1, underlay, 1600);
+        let (fwd, remote, pod) = (&scene.pods.fwd, scene.remote(0), scene.pods.pod(0));
+        let (local, bits, via) = match underlay {
+            Underlay::V4 => ("10.0.9.1", 32, ""),
+            Underlay::V6 => ("2001:db8:9::1", 128, "-6 "),
+        };
+        fwd.run("ip link add br9 type bridge");
+        fwd.sysctl("net/ipv6/conf/br9/disable_ipv6", "0");
+        fwd.run("ip link set br9 up");
+        fwd.addr("br9", &format!("{local}/{bits}"));
+        assert_ne!(fwd.mac("br9"), fwd.mac("u0"));
+        remote.run(&format!(
+            "ip {via}route add {local}/{bits} via {}",
+            underlay.local()
+        ));
+        Vxlan::new(100, &underlay.remote(0), local).up(remote, "vx0", "eth0");
+        remote.addr("vx0", "10.0.0.100/24");
+        let config = scene.config(1, "", "");
+        let config = config.replace(
+            &format!("local: '{}'", underlay.local()),
+            &format!("local: '{local}'"),
+        );
+        let daemon = Daemon::start(fwd, &config);
+        Ping::new(&Overlay::ip4(0)).until(pod, Duration::from_secs(5));
+        Ping::new(&Overlay::ip4(0)).all(pod);
+        tcp_echo(remote, pod, &Pods::ip4(0), 500_000);
+        daemon.assert_ledger();
+    }
+}
+
+#[test]
 fn jumbo_frames_pass() {
     if !ready() {
         return;

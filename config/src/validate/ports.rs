@@ -8,9 +8,9 @@ use clearway_wire::Vid;
 use super::{BRIDGE_DOMAIN, Findings, PORT, entry};
 use crate::carried::Frames;
 use crate::path::Path;
-use crate::port::{BusyPoll, Checksum, Steering, XdpMode};
+use crate::port::{BusyPoll, Checksum, Service, Steering, XdpMode};
 use crate::problem::Problem;
-use crate::values::{PortKind, Queues, TrunkItem};
+use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
 use crate::{BridgeDomain, Name, Port, Spec, TagProtocol};
 
 pub(super) fn check(spec: &Spec, findings: &mut Findings) {
@@ -48,6 +48,35 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
         queues(spec, port, &path, findings);
         addresses(port, &path, findings);
         service(spec, port, &path, &by_vlan, findings);
+        if port.service() == Service::None {
+            without_effect(spec, name, port, &path, findings);
+        }
+    }
+}
+
+/// Keys that do nothing on a port of no bridge domain: a cross-connect's end, or an uplink for VXLAN alone.
+fn without_effect(spec: &Spec, name: &Name, port: &Port, path: &Path, findings: &mut Findings) {
+    let mut ends = spec.cross_connects.iter().flat_map(|pair| [&pair.0, &pair.1]);
+    let crossed = ends.any(|end| end == name);
+    let any = [
+        ("pcp", port.pcp != PcpPolicy::default()),
+        ("isolated", port.isolated),
+        ("allowed-macs", !port.allowed_macs.is_empty()),
+    ];
+    // What comes out of a tunnel is learned and flooded as other frames are.
+    let crossed_only = [
+        ("learning", !port.learning),
+        ("learn-limit", port.learn_limit.is_some()),
+        ("storm-control", !port.storm_control.is_empty()),
+    ];
+    let keys = any.iter().chain(crossed_only.iter().filter(|_| crossed));
+    for (key, _) in keys.filter(|(_, set)| *set) {
+        let problem = if crossed {
+            Problem::CrossConnectKey
+        } else {
+            Problem::UnderlayKey
+        };
+        findings.add(path.at(*key), problem);
     }
 }
 

@@ -24,8 +24,10 @@ use super::types::{
 };
 use crate::handle::{ApiError, ErrorCode, FdbFilter, Handle, Request};
 
-/// The longest configuration that is taken, in bytes: some 100,000 bridge domains.
-const MAX_BODY: usize = 64 << 20;
+/// The longest configuration that is taken, in bytes: some 50,000 bridge domains.
+const MAX_BODY: usize = 32 << 20;
+/// The longest description of a station that is taken, in bytes. Errors may repeat it.
+const MAX_STATION: usize = 4096;
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -282,6 +284,9 @@ async fn fdb_add(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<FdbView> {
     let body = body?;
+    if body.len() > MAX_STATION {
+        return Err(too_large(MAX_STATION));
+    }
     let place: FdbAdd = serde_json::from_slice(&body).map_err(|error| {
         let example = r#"{"port": "pod1"}"#;
         ApiError::new(
@@ -357,6 +362,7 @@ struct How {
     responses(
         (status = OK, body = ApplyReport, description = "What was done, or would be"),
         (status = CONFLICT, body = ApiError, description = "It cannot be changed while the daemon runs"),
+        (status = PAYLOAD_TOO_LARGE, body = ApiError, description = "More than 32 MiB"),
         (status = UNPROCESSABLE_ENTITY, body = ApiError, description = "It is wrong; details has every error"),
         (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed")
     )
@@ -435,12 +441,16 @@ impl From<QueryRejection> for ApiError {
 
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
-        let code = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
-            _ => ErrorCode::BadRequest,
-        };
-        Self::new(code, rejection.body_text())
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_BODY),
+            _ => Self::new(ErrorCode::BadRequest, rejection.body_text()),
+        }
     }
+}
+
+fn too_large(most: usize) -> ApiError {
+    let message = format!("the body has more than {most} bytes, the most that is taken; nothing was changed");
+    ApiError::new(ErrorCode::TooLarge, message)
 }
 
 impl ErrorCode {

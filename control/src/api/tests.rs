@@ -371,6 +371,13 @@ fn a_configuration_goes_through_the_same_reader_as_a_file() {
     assert_eq!((status, &answer["dry_run"]), (200, &json!(false)));
     assert_eq!(fixture.asked().len(), 2);
 
+    // An empty body must not take every port away.
+    for empty in ["", "# ports:\n"] {
+        let (status, answer) = fixture.ask("PUT", "/v1/config", empty);
+        assert_eq!((status, fixture.asked().len()), (422, 0), "{answer}");
+        let message = answer["details"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("the configuration is empty"), "{answer}");
+    }
     let (status, answer) = fixture.ask("PUT", "/v1/config", "ports:\n  a: {kind: af-xpd, interfase: x}\n");
     assert_eq!((status, &answer["code"]), (422, &json!("invalid_config")));
     let details = answer["details"].as_array().unwrap();
@@ -382,6 +389,24 @@ fn a_configuration_goes_through_the_same_reader_as_a_file() {
     let (status, answer) = fixture.ask("PUT", "/v1/config?dry_run=true", "{}");
     assert_eq!((status, &answer["code"]), (400, &json!("bad_request")));
     // A wrong one does not reach the control thread.
+    assert_eq!(fixture.asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused_and_garbage_is_not_sent_back() {
+    let fixture = Fixture::new();
+    let (status, answer) = fixture.ask("PUT", "/v1/config", &"x".repeat((32 << 20) + 1));
+    assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{answer}");
+    let (status, answer) = fixture.ask("PUT", "/v1/config", &"x".repeat(30 << 20));
+    assert_eq!(status, 422);
+    assert!(
+        answer.to_string().len() < 1000,
+        "{} bytes",
+        answer.to_string().len()
+    );
+    let station = format!("{{\"{}\": 1}}", "x".repeat(100_000));
+    let (status, answer) = fixture.ask("PUT", "/v1/fdb/red/02:00:00:00:00:09", &station);
+    assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{answer}");
     assert_eq!(fixture.asked(), Vec::<String>::new());
 }
 

@@ -29,7 +29,7 @@ use clearway_wire::{MacAddr, Vni};
 
 pub(crate) use ids::TooMany;
 use ids::{IdMap, Slots};
-pub(crate) use ports::describe;
+pub(crate) use ports::{describe, tpid};
 
 /// What tables need to know of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

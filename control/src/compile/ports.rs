@@ -154,7 +154,7 @@ fn vid_table(places: &[(TagKey, Place)]) -> VidTable {
         match *key {
             TagKey::Tagged(protocol, vlan, None) => {
                 if let Some(vid) = Vid::new(vlan) {
-                    table.entry_mut(vid).single = Some((tpid(protocol), *place));
+                    table.entry_mut(tpid(protocol), vid).single = Some(*place);
                 }
             }
             TagKey::Tagged(protocol, vlan, Some(second)) => {
@@ -165,13 +165,13 @@ fn vid_table(places: &[(TagKey, Place)]) -> VidTable {
     }
     for ((protocol, vlan), places) in inner {
         if let Some(vid) = Vid::new(vlan) {
-            table.entry_mut(vid).inner = Some((tpid(protocol), Arc::new(places)));
+            table.entry_mut(tpid(protocol), vid).inner = Some(Arc::new(places));
         }
     }
     table
 }
 
-fn tpid(protocol: TagProtocol) -> EtherType {
+pub(crate) fn tpid(protocol: TagProtocol) -> EtherType {
     match protocol {
         TagProtocol::Dot1q => EtherType::VLAN,
         TagProtocol::Dot1ad => EtherType::QINQ,

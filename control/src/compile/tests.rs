@@ -131,6 +131,36 @@ bridge-domains: {a: {vlan: 15}, b: {}, c: {}, n: {}}",
 }
 
 #[test]
+fn one_vid_of_two_protocols_is_two_vlans() {
+    let mut rig = Rig::default();
+    rig.apply(
+        "ports:
+  t: {kind: memory, trunk: [100, {vlan: 100, protocol: 802.1ad, bridge-domain: b}, {vlan: 200, inner-vlan: 5, protocol: 802.1q, bridge-domain: c}, {vlan: 200, inner-vlan: 5, bridge-domain: d}]}
+bridge-domains: {a: {vlan: 100}, b: {}, c: {}, d: {}}",
+    );
+    let Service::Trunk { vids, .. } = &rig.port("t").service else {
+        panic!("no trunk");
+    };
+    let tag = |tpid, vid: u16| clearway_wire::Tag {
+        tpid,
+        tci: clearway_wire::Tci(vid),
+    };
+    let inner = Some(tag(EtherType::VLAN, 5));
+    for (tpid, vid, inner, domain, tags) in [
+        (EtherType::VLAN, 100, None, "a", 1),
+        (EtherType::QINQ, 100, None, "b", 1),
+        (EtherType::VLAN, 200, inner, "c", 2),
+        (EtherType::QINQ, 200, inner, "d", 2),
+    ] {
+        let found = vids
+            .classify(tag(tpid, vid), inner)
+            .map(|(place, tags)| (place.bd, tags));
+        let wanted = rig.compiler.domain(&name(domain)).map(|bd| (bd, tags));
+        assert_eq!(found, wanted, "{domain}");
+    }
+}
+
+#[test]
 fn limits_and_services_reach_the_port() {
     let mut rig = Rig::default();
     rig.apply(

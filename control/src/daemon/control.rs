@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use clearway_config::{HostFacts, Name, PortKind, Spec, Steering};
+use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
+use clearway_io::VlanFilter;
 
 use super::groups::Groups;
 use super::open::{self, OpenError, Ours};
@@ -15,7 +16,7 @@ use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
 use super::{DaemonError, Message};
-use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany};
+use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany, tpid};
 use crate::handle::Request;
 use crate::host::links::{LinkEvent, LinkState, LinkWatch};
 use crate::host::restore::{self, Leftover};
@@ -360,8 +361,13 @@ impl Control {
         let mut vlans: Vec<_> = spec
             .carried(port)
             .iter()
-            .filter_map(|carried| carried.frames.vlan())
-            .map(|vid| vid.get())
+            .filter_map(|carried| match carried.frames {
+                Frames::Tagged { protocol, vlan, .. } => Some(VlanFilter {
+                    tpid: tpid(protocol).0,
+                    vid: vlan.get(),
+                }),
+                Frames::Untagged | Frames::Every => None,
+            })
             .collect();
         vlans.sort_unstable();
         vlans.dedup();

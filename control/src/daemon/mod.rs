@@ -177,7 +177,7 @@ fn worker_cores(spec: &Spec, allowed: &[usize]) -> Vec<usize> {
         .iter()
         .copied()
         .filter(|core| isolated.contains(core))
-        .take(64)
+        .take(clearway_config::Engine::MAX_WORKERS)
         .collect();
     if ours.is_empty() {
         vec![allowed.last().copied().unwrap_or(0)]
@@ -204,6 +204,21 @@ fn seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_configuration_takes_as_many_workers_as_the_engine() {
+        let refused = |workers: usize| {
+            let start = Engine::manual(&EngineConfig {
+                cores: vec![None; workers],
+                idle: Idle::Adaptive,
+                fdb_capacity: 1024,
+                fdb_seed: 1,
+            });
+            start.is_err()
+        };
+        let most = clearway_config::Engine::MAX_WORKERS;
+        assert_eq!((refused(most), refused(most + 1)), (false, true));
+    }
 
     #[test]
     fn workers_go_where_they_are_told() {

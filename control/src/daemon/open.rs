@@ -16,7 +16,8 @@ use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, 
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
     AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
-    PcapngPort, QueueConfig, Steering, UmemError, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
+    PcapngPort, QueueConfig, Steering, UmemError, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError,
+    memory_port,
 };
 
 use super::groups::{GroupError, Groups, Need, Place};
@@ -152,7 +153,7 @@ pub(super) struct Wire {
 /// What is steered to a shared port.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Ours {
-    pub(super) vlans: Vec<u16>,
+    pub(super) vlans: Vec<VlanFilter>,
     pub(super) vteps: Vec<VtepFilter>,
 }
 

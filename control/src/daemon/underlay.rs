@@ -234,10 +234,15 @@ impl Control {
                 )
             })?,
         };
-        // An address on the loopback interface or a bridge: frames come for the port's own address then.
+        // Frames come for the address of whoever asked for them on this wire: the port's interface, or what stands
+        // upon it. An address that is kept elsewhere (on a dummy or an empty bridge, routed to us) is reached through the
+        // port's interface, and has no MAC address of its own here.
+        let interface = spec.ports.get(&port).and_then(|port| port.interface.as_deref());
+        let below = interface.and_then(|name| self.host.link(name).ok());
         let own = owner
             .as_ref()
-            .and_then(|link| link.mac)
+            .filter(|owner| below.as_ref().is_some_and(|below| stands_on(owner, below)))
+            .and_then(|owner| owner.mac)
             .filter(|mac| !mac.is_zero());
         let entry = self.ports.get(&port);
         let state = entry.and_then(|entry| entry.link());
@@ -271,8 +276,7 @@ impl Control {
     }
 }
 
-/// Whether what the kernel sends by this next hop leaves through an interface: itself, a VLAN above it, or a bridge
-/// or bond that it belongs to.
+/// Whether what the kernel sends by this next hop leaves through an interface.
 fn leads_through(host: &mut crate::host::Host, hop: &NextHop, interface: &str) -> bool {
     if hop.interface == interface {
         return true;
@@ -280,7 +284,15 @@ fn leads_through(host: &mut crate::host::Host, hop: &NextHop, interface: &str) -
     let (Ok(out), Ok(port)) = (host.link(&hop.interface), host.link(interface)) else {
         return false;
     };
-    out.lower == Some(port.ifindex) && out.lower_netnsid.is_none() || port.master == Some(out.ifindex)
+    stands_on(&out, &port)
+}
+
+/// Whether an interface's frames are those of a port's interface: itself, a VLAN above it, or a bridge or bond that it
+/// belongs to.
+fn stands_on(upper: &Link, port: &Link) -> bool {
+    upper.ifindex == port.ifindex
+        || upper.lower == Some(port.ifindex) && upper.lower_netnsid.is_none()
+        || port.master == Some(upper.ifindex)
 }
 
 /// All tunnels that a spec and the stations added by hand ask for.

@@ -87,54 +87,59 @@ pub enum Service {
     CrossConnect(PortId),
 }
 
-/// Where the VIDs of a trunk belong.
+/// Where the VIDs of a trunk belong: 802.1Q and 802.1ad have each a table of their own, made when something is in it.
+#[derive(Default)]
 pub struct VidTable {
-    entries: Box<[VidEntry; 4096]>,
+    customer: Option<Box<[VidEntry; 4096]>>,
+    service: Option<Box<[VidEntry; 4096]>>,
 }
 
-/// Where one VID belongs.
+/// Where one VID of one TPID belongs.
 #[derive(Clone, Default)]
 pub struct VidEntry {
     /// Frames with this tag alone, or whose second tag is not in `inner`: the tag is removed.
-    pub single: Option<(EtherType, Place)>,
+    pub single: Option<Place>,
     /// QinQ: frames with a second tag, by its VID; both tags are removed.
-    pub inner: Option<(EtherType, Arc<HashMap<u16, Place>>)>,
+    pub inner: Option<Arc<HashMap<u16, Place>>>,
 }
 
 impl std::fmt::Debug for VidTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let used = |entry: &&VidEntry| entry.single.is_some() || entry.inner.is_some();
-        write!(f, "VidTable({} VIDs)", self.entries.iter().filter(used).count())
-    }
-}
-
-impl Default for VidTable {
-    fn default() -> Self {
-        Self {
-            entries: Box::new(std::array::from_fn(|_| VidEntry::default())),
-        }
+        let entries = self.customer.iter().chain(&self.service);
+        let used = entries.flat_map(|entries| entries.iter()).filter(used);
+        write!(f, "VidTable({} VIDs)", used.count())
     }
 }
 
 impl VidTable {
-    /// The entry of a VID, to fill in.
-    pub fn entry_mut(&mut self, vid: Vid) -> &mut VidEntry {
-        &mut self.entries[usize::from(vid.get() & 0xfff)]
+    /// The entry of a VID, to fill in. The TPID is that of 802.1ad, or else 802.1Q is meant.
+    pub fn entry_mut(&mut self, tpid: EtherType, vid: Vid) -> &mut VidEntry {
+        let entries = if tpid == EtherType::QINQ {
+            &mut self.service
+        } else {
+            &mut self.customer
+        };
+        let empty = || Box::new(std::array::from_fn(|_| VidEntry::default()));
+        &mut entries.get_or_insert_with(empty)[usize::from(vid.get() & 0xfff)]
     }
 
     /// Where a frame with these tags belongs, and how many of them to remove.
     #[inline]
     #[must_use]
     pub fn classify(&self, outer: Tag, inner: Option<Tag>) -> Option<(Place, u8)> {
-        let entry = &self.entries[usize::from(outer.tci.vid_bits() & 0xfff)];
-        if let (Some((tpid, table)), Some(inner)) = (&entry.inner, inner)
-            && *tpid == outer.tpid
+        let entries = match outer.tpid {
+            EtherType::VLAN => self.customer.as_ref()?,
+            EtherType::QINQ => self.service.as_ref()?,
+            _ => return None,
+        };
+        let entry = &entries[usize::from(outer.tci.vid_bits() & 0xfff)];
+        if let (Some(table), Some(inner)) = (&entry.inner, inner)
             && let Some(place) = table.get(&inner.tci.vid_bits())
         {
             return Some((*place, 2));
         }
-        let (tpid, place) = entry.single?;
-        (tpid == outer.tpid).then_some((place, 1))
+        entry.single.map(|place| (place, 1))
     }
 }
 

@@ -14,11 +14,9 @@ fn bed() -> Bed {
     let mut bed = Bed::new(1, 8);
     bed.port(0, |p| p.service = Service::Access(place(1, 0)));
     let mut vids = VidTable::default();
-    vids.entry_mut(vid(100)).single = Some((EtherType::VLAN, place(1, 1)));
-    vids.entry_mut(vid(200)).inner = Some((
-        EtherType::QINQ,
-        Arc::new([(7, place(2, 0))].into_iter().collect()),
-    ));
+    vids.entry_mut(EtherType::VLAN, vid(100)).single = Some(place(1, 1));
+    vids.entry_mut(EtherType::QINQ, vid(200)).inner =
+        Some(Arc::new([(7, place(2, 0))].into_iter().collect()));
     bed.port(1, |p| {
         p.service = Service::Trunk {
             native: Some(place(2, 1)),

@@ -16,7 +16,7 @@ fn push(vid_: u16) -> TagRule {
 }
 
 fn single(table: &mut VidTable, vid: Vid, tpid: EtherType, to: Place) {
-    table.entry_mut(vid).single = Some((tpid, to));
+    table.entry_mut(tpid, vid).single = Some(to);
 }
 
 /// Port 0: access to domain 1. Port 1: trunk, VID 100 → domain 1, native → domain 2. Port 2: trunk with
@@ -40,7 +40,7 @@ fn bed() -> Bed {
         }
     });
     let mut vids = VidTable::default();
-    vids.entry_mut(vid(400)).inner = Some((EtherType::QINQ, Arc::new(HashMap::from([(20, place(1, 3))]))));
+    vids.entry_mut(EtherType::QINQ, vid(400)).inner = Some(Arc::new(HashMap::from([(20, place(1, 3))])));
     single(&mut vids, vid(500), EtherType::QINQ, place(2, 1));
     bed.port(3, |p| {
         p.service = Service::Trunk {
@@ -227,7 +227,7 @@ fn a_second_tag_does_not_carry_a_pod_into_a_vlan_of_a_trunk() {
     let mut bed = Bed::new(1, 3);
     let trunk = |vid_here, place_there| {
         let mut vids = VidTable::default();
-        vids.entry_mut(vid(vid_here)).single = Some((EtherType::VLAN, place_there));
+        vids.entry_mut(EtherType::VLAN, vid(vid_here)).single = Some(place_there);
         Arc::new(vids)
     };
     bed.port(0, |p| p.service = Service::Access(place(1, 0)));
@@ -278,4 +278,66 @@ fn a_second_tag_does_not_carry_a_pod_into_a_vlan_of_a_trunk() {
     // Untagged frames go everywhere as ever.
     let plain = frame(MacAddr::BROADCAST, mac(1));
     assert_eq!(bed.cross(0, &plain).into_keys().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn one_vid_of_two_protocols_is_two_vlans() {
+    let mut bed = Bed::new(1, 4);
+    let mut vids = VidTable::default();
+    single(&mut vids, vid(100), EtherType::VLAN, place(1, 0));
+    single(&mut vids, vid(100), EtherType::QINQ, place(2, 0));
+    for (tpid, domain) in [(EtherType::VLAN, 3), (EtherType::QINQ, 4)] {
+        vids.entry_mut(tpid, vid(200)).inner = Some(Arc::new(HashMap::from([(7, place(domain, 0))])));
+    }
+    let trunk = Service::Trunk {
+        native: None,
+        vids: Arc::new(vids),
+    };
+    bed.port(0, |p| p.service = trunk);
+    let rules = [
+        (EtherType::VLAN, 100, None),
+        (EtherType::QINQ, 100, None),
+        (EtherType::VLAN, 200, Some(7)),
+        (EtherType::QINQ, 200, Some(7)),
+    ];
+    bed.port(1, |p| p.service = Service::Access(place(1, 1)));
+    bed.port(2, |p| p.service = Service::Access(place(2, 1)));
+    bed.port(3, |p| p.service = Service::Access(place(4, 1)));
+    for (n, (tpid, outer, inner)) in rules.into_iter().enumerate() {
+        let tags = TagRule {
+            outer: Some((tpid, vid(outer))),
+            inner: inner.map(vid),
+            ..TagRule::default()
+        };
+        let access = [Some(member(1)), Some(member(2)), None, Some(member(3))];
+        let members = vec![Some(Member { tags, ..member(0) }), access[n]];
+        let n = u16::try_from(n).expect("few");
+        bed.domain(
+            n + 1,
+            Domain {
+                members,
+                ..Domain::default()
+            },
+        );
+    }
+    bed.publish();
+    for (port, tags) in [
+        (1, vec![(0x8100, 100)]),
+        (2, vec![(0x88a8, 100)]),
+        (3, vec![(0x88a8, 200), (0x8100, 7)]),
+    ] {
+        let wire = tagged(BC, mac(1), &tags);
+        let out: Vec<_> = bed.cross(0, &wire).into_iter().collect();
+        assert_eq!(out, [(port, vec![frame(BC, mac(1))])], "{tags:?}");
+        let out: Vec<_> = bed.cross(port, &frame(BC, mac(2))).into_iter().collect();
+        assert_eq!(out, [(0, vec![tagged(BC, mac(2), &tags)])], "{tags:?}");
+    }
+    // Two 802.1Q tags are another domain's, which has no other member here.
+    assert!(
+        bed.cross(0, &tagged(BC, mac(1), &[(0x8100, 200), (0x8100, 7)]))
+            .is_empty()
+    );
+    let drops: Vec<_> = bed.drops().into_iter().collect();
+    assert_eq!(drops, [("no_destination", 1)]);
+    bed.finish();
 }

@@ -43,5 +43,6 @@ pub use table::TableMemory;
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,
-    RingSizes, Steering, SteeringCounts, UmemGroup, VtepFilter, XdpError, XdpProgram, XskError, XskMode,
+    RingSizes, Steering, SteeringCounts, UmemGroup, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError,
+    XskMode,
 };

@@ -5,8 +5,8 @@ mod support;
 
 use clearway_io::{
     AfXdpPort, AttachMode, BusyPoll, Fault, Frame, FrameBatch, HugePages, Interface, ModeRequest, PoolSet,
-    Port, QueueConfig, RingSizes, Steering, SteeringCounts, Umem, UmemGeometry, UmemGroup, VtepFilter,
-    XdpError, XdpProgram, XskError,
+    Port, QueueConfig, RingSizes, Steering, SteeringCounts, Umem, UmemGeometry, UmemGroup, VlanFilter,
+    VtepFilter, XdpError, XdpProgram, XskError,
 };
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -549,7 +549,9 @@ fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
         vtep("10.0.0.2", 8472, Some(7)),
     ];
     program.set_vteps(&vteps).expect("vteps");
-    program.set_vlans(&[100, 300]).expect("vlans");
+    let q = |vid| VlanFilter { tpid: 0x8100, vid };
+    let ad = |vid| VlanFilter { tpid: 0x88a8, vid };
+    program.set_vlans(&[q(100), ad(300)]).expect("vlans");
     assert_eq!(
         program.attach(&near, ModeRequest::Auto, false).expect("attach"),
         AttachMode::Native
@@ -582,6 +584,10 @@ fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
         craft.ethernet(Some((0x8100, 200)), 0x88b5, &[]),
         craft.ethernet(Some((0x8100, 7)), 0x0800, &craft.ipv4(UDP, 0, &[], &udp(4789))),
         craft.ethernet(Some((0x8100, 8)), 0x8100, &[0, 100, 8, 0]),
+        // The right VIDs under the wrong TPIDs.
+        craft.ethernet(Some((0x8100, 300)), 0x88b5, &[]),
+        craft.ethernet(Some((0x88a8, 100)), 0x88b5, &[]),
+        craft.ethernet(Some((0x88a8, 7)), 0x0800, &craft.ipv4(UDP, 0, &[], &udp(8472))),
         craft.ethernet(None, 0x0806, &[0; 28]),
     ];
     // Cut short behind the sixty bytes that a crafted frame is padded to: sent as they are.
@@ -597,11 +603,11 @@ fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
         far.send(frame);
     }
     assert_eq!(setup.receive_count(&mut port, ours.len()), ours);
-    counted(&program, 22);
+    counted(&program, 25);
     assert_eq!(setup.receive_bytes(&mut port, false), Vec::<Vec<u8>>::new());
     let counts = SteeringCounts {
         redirected: 6,
-        passed: 10,
+        passed: 13,
         unparsable: 6,
         dropped: 0,
     };
@@ -618,7 +624,7 @@ fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
     assert!(reply.is_some(), "no echo reply");
 
     // Live changes: an entry that goes is the kernel's at once, one that stays is ours throughout.
-    program.set_vlans(&[300, 200]).expect("vlans");
+    program.set_vlans(&[ad(300), q(200)]).expect("vlans");
     program.set_vteps(&vteps[..1]).expect("vteps");
     for frame in ours.iter().chain(&kernels) {
         far.send(frame);
@@ -630,15 +636,15 @@ fn a_shared_interface_gives_us_our_frames_and_the_kernel_the_rest() {
         kernels[6].clone(),
     ];
     assert_eq!(setup.receive_count(&mut port, now.len()), now);
-    counted(&program, 22 + 1 + 16);
+    counted(&program, 25 + 1 + 19);
     // Without a socket the frames are the kernel's, and after a change of steering nobody's.
     drop(port);
     far.send(&ours[0]);
-    counted(&program, 22 + 1 + 16 + 1);
+    counted(&program, 25 + 1 + 19 + 1);
     program.set_steering(Steering::Exclusive).expect("steering");
     far.send(&ours[0]);
-    counted(&program, 22 + 1 + 16 + 2);
-    let passed = 10 + 1 + (ours.len() + kernels.len() - now.len()) as u64 + 1;
+    counted(&program, 25 + 1 + 19 + 2);
+    let passed = 13 + 1 + (ours.len() + kernels.len() - now.len()) as u64 + 1;
     let counts = SteeringCounts {
         redirected: 6 + 4,
         passed,

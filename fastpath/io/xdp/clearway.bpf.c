@@ -4,7 +4,7 @@
 //
 //   exclusive   everything is ours (pod-facing veth, dedicated VF). A queue without a socket drops: a frame
 //               of a pod must never reach the host's own stack, not even while a queue is being rebuilt.
-//   shared      ours are UDP to one of our VTEPs, and frames whose outer tag is one of our VLANs. All else,
+//   shared      ours are UDP to one of our VTEPs, and frames whose outer tag (TPID and VID) is one of ours. All else,
 //               fragments, IPv6 with extension headers and whatever can't be parsed go to the kernel, which
 //               keeps its addresses, ARP, SSH and BGP on this uplink. So does a queue without a socket.
 //
@@ -45,6 +45,12 @@ struct vlan_header {
 	__be16 proto;
 };
 
+/* Network byte order. 802.1Q and 802.1ad have VIDs of their own. */
+struct vlan {
+	__be16 tpid;
+	__be16 vid;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 256);
@@ -62,8 +68,8 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4094);
-	__type(key, __u16);
+	__uint(max_entries, 2 * 4094);
+	__type(key, struct vlan);
 	__type(value, __u8);
 } vlans SEC(".maps");
 
@@ -115,14 +121,18 @@ static __always_inline int shared(struct xdp_md *ctx)
 
 	if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD)) {
 		struct vlan_header *tag = at;
-		__u16 vid;
+		struct vlan vlan = {};
 
 		if (at + sizeof(*tag) > end)
 			return count(COUNT_UNPARSABLE, XDP_PASS);
-		vid = bpf_ntohs(tag->tci) & VID_MASK;
-		if (bpf_map_lookup_elem(&vlans, &vid))
+		vlan.tpid = proto;
+		vlan.vid = tag->tci & bpf_htons(VID_MASK);
+		if (bpf_map_lookup_elem(&vlans, &vlan))
 			return redirect(ctx, XDP_PASS);
-		key.vid = bpf_htons(vid);
+		/* A VTEP's VLAN is 802.1Q. */
+		if (proto != bpf_htons(ETH_P_8021Q))
+			return count(COUNT_PASSED, XDP_PASS);
+		key.vid = vlan.vid;
 		proto = tag->proto;
 		at += sizeof(*tag);
 	}

@@ -24,6 +24,8 @@ mod sys;
 mod uapi;
 
 pub use port::{AfXdpPort, AfXdpReport};
-pub use program::{AttachMode, ForeignProgram, Steering, SteeringCounts, VtepFilter, XdpError, XdpProgram};
+pub use program::{
+    AttachMode, ForeignProgram, Steering, SteeringCounts, VlanFilter, VtepFilter, XdpError, XdpProgram,
+};
 pub use ring::RingSizes;
 pub use socket::{BusyPoll, Interface, ModeRequest, QueueConfig, UmemGroup, XskError, XskMode};

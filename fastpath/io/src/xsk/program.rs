@@ -49,7 +49,7 @@ pub struct VtepFilter {
     pub address: IpAddr,
     /// Its UDP port.
     pub port: u16,
-    /// The VLAN of the underlay that it is in; none: untagged.
+    /// The VLAN (802.1Q) of the underlay that it is in; none: untagged.
     pub vid: Option<u16>,
 }
 
@@ -70,6 +70,23 @@ impl VtepFilter {
             }
         }
         key
+    }
+}
+
+/// A VLAN whose frames are taken from a shared interface: what their outer tag says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VlanFilter {
+    /// The TPID: 0x8100 (802.1Q) or 0x88a8 (802.1ad).
+    pub tpid: u16,
+    /// The VID.
+    pub vid: u16,
+}
+
+impl VlanFilter {
+    /// `struct vlan` of clearway.bpf.c.
+    fn key(&self) -> [u8; 4] {
+        let [[a, b], [c, d]] = [self.tpid.to_be_bytes(), self.vid.to_be_bytes()];
+        [a, b, c, d]
     }
 }
 
@@ -393,8 +410,8 @@ impl XdpProgram {
     ///
     /// # Errors
     /// [`XdpError::Bpf`]; the set is then between old and new.
-    pub fn set_vlans(&self, vids: &[u16]) -> Result<(), XdpError> {
-        let wanted = vids.iter().map(|vid| vid.to_ne_bytes().to_vec()).collect();
+    pub fn set_vlans(&self, vlans: &[VlanFilter]) -> Result<(), XdpError> {
+        let wanted = vlans.iter().map(|vlan| vlan.key().to_vec()).collect();
         replace_keys(&self.vlans, wanted).map_err(bpf("tell the XDP program its VLANs"))
     }
 
