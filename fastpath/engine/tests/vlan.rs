@@ -157,7 +157,7 @@ fn the_inner_vid_comes_before_the_outer_one_alone() {
     let mut bed = bed();
     // Port 3 carries 802.1ad 400 whole, too: for domain 2.
     let mut vids = VidTable::default();
-    vids.entry_mut(vid(400)).inner = Some((EtherType::QINQ, Arc::new(HashMap::from([(20, place(1, 3))]))));
+    vids.entry_mut(EtherType::QINQ, vid(400)).inner = Some(Arc::new(HashMap::from([(20, place(1, 3))])));
     single(&mut vids, vid(400), EtherType::QINQ, place(2, 1));
     let trunk = Service::Trunk {
         native: None,
