@@ -30,7 +30,7 @@ pub struct BridgeDomain {
     /// The local VTEP that carries `vni`. May be left out when exactly one VTEP is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vtep: Option<Name>,
-    /// The remote VTEPs that get a copy of each flooded frame (head-end replication); addresses of the VTEP's family.
+    /// The remote VTEPs that get a copy of each flooded frame (head-end replication); addresses of the VTEP's family. A remote is known to the VTEP, not to the domain: it may send into every VNI of the same VTEP. Give domains whose remotes must be kept apart a VTEP (`local` or `udp-port`) each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remotes: Vec<IpAddr>,
     /// MAC addresses whose place is known: never learned elsewhere, never aged.

@@ -17,13 +17,24 @@ use crate::tree::{NodeId, ROOT, Step, Tree, Value};
 /// After so many errors the rest is not looked for: the file is of another kind.
 const MOST_ERRORS: usize = 100;
 
-/// Decodes the whole document, or returns all that is wrong with it.
-pub(crate) fn decode<T: DeserializeOwned>(tree: &mut Tree) -> Result<T, Vec<ConfigError>> {
+/// What came of a document: the value, made of all that could be decoded, and what could not.
+pub(crate) struct Decoded<T> {
+    /// None: even what is left makes no value.
+    pub(crate) value: Option<T>,
+    pub(crate) errors: Vec<ConfigError>,
+}
+
+/// Decodes the whole document. With errors, what they are about is missing in the value, or at its default.
+pub(crate) fn decode<T: DeserializeOwned>(tree: &mut Tree) -> Decoded<T> {
     let mut errors = Vec::new();
     loop {
         let error = match T::deserialize(Decoder { tree, id: ROOT }) {
-            Ok(value) if errors.is_empty() => return Ok(value),
-            Ok(_) => return Err(errors),
+            Ok(value) => {
+                return Decoded {
+                    value: Some(value),
+                    errors,
+                };
+            }
             Err(error) => error,
         };
         let id = error.node.unwrap_or(ROOT);
@@ -31,7 +42,7 @@ pub(crate) fn decode<T: DeserializeOwned>(tree: &mut Tree) -> Result<T, Vec<Conf
             errors.push(error.report(tree, id));
         }
         if !tree.prune(id) || errors.len() >= MOST_ERRORS {
-            return Err(errors);
+            return Decoded { value: None, errors };
         }
     }
 }

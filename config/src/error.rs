@@ -93,7 +93,7 @@ pub enum Fault {
     )]
     Blank,
     /// A key that this object does not have.
-    #[error("unknown key `{key}`{}; valid keys: {}", Nearest(.key, .valid), Words(.valid))]
+    #[error("unknown key `{key}`{}; valid keys: {}", DidYouMean(meant_key(.key, .valid)), Words(.valid))]
     UnknownKey {
         /// The key.
         key: String,
@@ -101,7 +101,7 @@ pub enum Fault {
         valid: &'static [&'static str],
     },
     /// A word that this key does not take.
-    #[error("unknown value `{word}`{}; valid values: {}", Nearest(.word, .valid), Words(.valid))]
+    #[error("unknown value `{word}`{}; valid values: {}", DidYouMean(nearest(.word, .valid.iter().copied())), Words(.valid))]
     UnknownWord {
         /// The word.
         word: String,
@@ -176,16 +176,53 @@ impl<T: fmt::Display> fmt::Display for Words<'_, T> {
     }
 }
 
-/// `` (did you mean `x`?)``, or nothing when no word is near.
-struct Nearest<'a, 'b>(&'a str, &'b [&'static str]);
+/// `` (did you mean `x`?)``, or nothing when no word is known.
+struct DidYouMean<'a>(Option<&'a str>);
 
-impl fmt::Display for Nearest<'_, '_> {
+impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match nearest(self.0, self.1.iter().copied()) {
+        match self.0 {
             Some(word) => write!(f, " (did you mean `{word}`?)"),
             None => Ok(()),
         }
     }
+}
+
+/// What other programs call our keys; of several, the first that the object has.
+const SYNONYMS: [(&[&str], &[&str]); 6] = [
+    (&["iface", "dev", "device", "nic", "netdev"], &["interface"]),
+    (
+        &["bridge", "domain", "vrf"],
+        &["bridge-domains", "bridge-domain", "access"],
+    ),
+    (
+        &["vlan", "vlans", "vid", "tag"],
+        &["vlan", "trunk", "bridge-domains"],
+    ),
+    (&["vxlan", "tunnels"], &["vni", "vteps"]),
+    (&["address", "ip", "source"], &["local", "ip"]),
+    (&["cpu", "cpus", "cores"], &["core", "workers"]),
+];
+
+/// The key that somebody probably meant: one of that meaning, one that begins so, or the nearest.
+fn meant_key(written: &str, valid: &'static [&'static str]) -> Option<&'static str> {
+    let plain = written.to_lowercase().replace('_', "-");
+    let synonyms = SYNONYMS
+        .iter()
+        .filter(|(words, _)| words.contains(&plain.as_str()));
+    let mut same = synonyms.flat_map(|(_, keys)| keys.iter());
+    let same = same.find_map(|key| valid.iter().find(|valid| *valid == key));
+    let begun = || {
+        valid
+            .iter()
+            .filter(|key| plain.len() >= 3 && key.starts_with(&plain))
+    };
+    // `busy` is `busy-poll`, of which `busy-poll-budget` is a part.
+    let shortest = begun().min_by_key(|key| key.len());
+    let begun = shortest.filter(|shortest| begun().all(|key| key.starts_with(**shortest)));
+    same.or(begun)
+        .copied()
+        .or_else(|| nearest(written, valid.iter().copied()))
 }
 
 /// The word that somebody probably meant: at most a third of it differs, letter case and `_` for `-` aside.

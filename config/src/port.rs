@@ -113,7 +113,7 @@ pub struct Port {
     /// Upper limits for traffic that is flooded, received on this port.
     #[serde(default, skip_serializing_if = "StormControl::is_empty")]
     pub storm_control: StormControl,
-    /// The largest layer 3 packet accepted and sent, in bytes. Absent: the interface's MTU.
+    /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 9216))]
     pub mtu: Option<u16>,

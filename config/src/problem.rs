@@ -459,6 +459,41 @@ pub enum Problem {
     Name(#[from] NameError),
 }
 
+impl Problem {
+    /// Whether this is wrong by what is written alone, so that nothing written besides could put it right. (Not
+    /// [`NoSuch`](Problem::NoSuch), which another entry puts right.)
+    pub(crate) fn stands_alone(&self) -> bool {
+        matches!(
+            self,
+            Problem::Range { .. }
+                | Problem::NotPowerOfTwo { .. }
+                | Problem::CoreTwice { .. }
+                | Problem::NoSuchCore { .. }
+                | Problem::TooManyWorkers { .. }
+                | Problem::SocketRelative { .. }
+                | Problem::SocketTooLong { .. }
+                | Problem::Interface { .. }
+                | Problem::InterfaceTwice { .. }
+                | Problem::QueueTwice { .. }
+                | Problem::FewFrames { .. }
+                | Problem::FileTwice { .. }
+                | Problem::MacNotUnicast { .. }
+                | Problem::MacTwice { .. }
+                | Problem::Services { .. }
+                | Problem::TrunkOverlap { .. }
+                | Problem::VlanTwice { .. }
+                | Problem::RemoteLocal { .. }
+                | Problem::RemoteTwice { .. }
+                | Problem::IpNotUnicast { .. }
+                | Problem::HostTwice { .. }
+                | Problem::StaticTwoPlaces
+                | Problem::CrossConnectSelf { .. }
+                | Problem::CrossConnectTwice { .. }
+                | Problem::CrossConnectService { .. }
+        )
+    }
+}
+
 fn mean(nearest: &Option<Name>) -> String {
     nearest
         .as_ref()

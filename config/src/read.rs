@@ -1,6 +1,6 @@
 //! A spec from text and back.
 
-use crate::decode::decode;
+use crate::decode::{Decoded, decode};
 use crate::error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 use crate::tree::Tree;
 use crate::{HostFacts, Problem, Spec};
@@ -8,30 +8,37 @@ use crate::{HostFacts, Problem, Spec};
 impl Spec {
     /// Reads a YAML configuration and checks it. `file` is only named in errors.
     ///
-    /// All that is wrong is reported: first everything that is not well formed (unknown keys, wrong values), and
-    /// when nothing is, everything that [`validate`](Spec::validate) finds. A text without any key is refused: nobody means that.
+    /// All that is wrong is reported: everything that is not well formed (unknown keys, wrong values), and everything
+    /// that [`validate`](Spec::validate) finds. With both, findings that may only be there because a value could not be
+    /// read are left out: they come, if they still do, once that is corrected. A text without any key is refused: nobody means that.
     pub fn from_yaml(text: &str, file: &str) -> Result<Spec, ConfigErrors> {
         Spec::from_yaml_on(text, file, &HostFacts::default())
     }
 
     /// [`from_yaml`](Spec::from_yaml) with the checks that need to know the host.
     pub fn from_yaml_on(text: &str, file: &str, host: &HostFacts) -> Result<Spec, ConfigErrors> {
-        let (spec, tree) = decoded(text, file)?;
-        match spec.validate_on(host) {
-            Ok(()) => Ok(spec),
-            Err(findings) => Err(refused(
-                file,
-                findings
-                    .into_iter()
-                    .map(|finding| located(finding, &tree))
-                    .collect(),
-            )),
+        let (decoded, tree) = decoded(text, file)?;
+        let Decoded { value, mut errors } = decoded;
+        let findings = value.as_ref().map_or(Ok(()), |spec| spec.validate_on(host));
+        let whole = errors.is_empty();
+        let findings = findings.err().unwrap_or_default().into_iter();
+        let findings = findings.filter(|finding| whole || stands(finding, &tree));
+        errors.extend(findings.map(|finding| located(finding, &tree)));
+        match value {
+            Some(spec) if errors.is_empty() => Ok(spec),
+            _ => Err(refused(file, errors)),
         }
     }
 
     /// Reads a spec that is not complete yet, without the checks of [`validate`](Spec::validate).
     pub(crate) fn read(text: &str, file: &str) -> Result<Spec, ConfigErrors> {
-        decoded(text, file).map(|(spec, _)| spec)
+        match decoded(text, file)?.0 {
+            Decoded {
+                value: Some(spec),
+                errors,
+            } if errors.is_empty() => Ok(spec),
+            Decoded { errors, .. } => Err(refused(file, errors)),
+        }
     }
 
     /// The spec as YAML text that [`from_yaml`](Spec::from_yaml) reads back to an equal one, defaults written out.
@@ -50,7 +57,7 @@ pub struct WriteError {
     pub reason: String,
 }
 
-fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
+fn decoded(text: &str, file: &str) -> Result<(Decoded<Spec>, Tree), ConfigErrors> {
     let mut tree = Tree::parse(text).map_err(|error| refused(file, vec![*error]))?;
     // A file of another version has other keys: complaints about those would only hide the reason.
     if let Some((found, place)) = tree
@@ -79,8 +86,7 @@ fn decoded(text: &str, file: &str) -> Result<(Spec, Tree), ConfigErrors> {
             }],
         ));
     }
-    let spec = decode(&mut tree).map_err(|errors| refused(file, errors))?;
-    Ok((spec, tree))
+    Ok((decode(&mut tree), tree))
 }
 
 /// The errors in the order of the file.
@@ -107,6 +113,17 @@ impl ConfigErrors {
             file: file.to_string(),
             errors,
         }
+    }
+}
+
+/// Whether a finding is one whatever could not be read.
+fn stands(finding: &SemanticError, tree: &Tree) -> bool {
+    match &finding.problem {
+        // Without one of its items a list has other numbers, and what was not read of one may tell it from another.
+        _ if tree.has_pruned_list(finding.path.steps()) => false,
+        // What is named may be there, and be what could not be read.
+        Problem::NoSuch { section, .. } => !tree.has_pruned_in(section),
+        problem => problem.stands_alone(),
     }
 }
 

@@ -168,6 +168,17 @@ impl Tree {
         }
     }
 
+    /// Whether something in this section, or all of it, was left out of decoding.
+    pub(crate) fn has_pruned_in(&self, section: &str) -> bool {
+        let Value::Map(ids) = &self.nodes[ROOT].value else {
+            return false;
+        };
+        let mut named = ids
+            .iter()
+            .filter(|&&id| matches!(&self.nodes[id].step, Step::Key(key, _) if key == section));
+        named.any(|&id| self.nodes[id].pruned || self.has_pruned_child(id))
+    }
+
     /// The path of a value, such as `ports.up0.trunk[2]`; empty for the document.
     pub(crate) fn path(&self, id: NodeId) -> String {
         let mut steps = Vec::new();
@@ -192,18 +203,37 @@ impl Tree {
         path
     }
 
+    /// Whether something was left out of decoding in a list that this path goes through, or in one of its items.
+    pub(crate) fn has_pruned_list(&self, path: &[crate::path::Step]) -> bool {
+        let mut at = ROOT;
+        for step in path {
+            if let Value::List(items) = &self.nodes[at].value
+                && (self.has_pruned_child(at) || items.iter().any(|&item| self.has_pruned_child(item)))
+            {
+                return true;
+            }
+            match self.child(at, step) {
+                Some(child) => at = child,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    fn child(&self, at: NodeId, step: &crate::path::Step) -> Option<NodeId> {
+        self.children(at)
+            .find(|&child| match (&self.nodes[child].step, step) {
+                (Step::Key(key, _), crate::path::Step::Key(wanted)) => key == wanted,
+                (Step::Index(i), crate::path::Step::Index(wanted)) => i == wanted,
+                _ => false,
+            })
+    }
+
     /// Where the value of this path is written: its key, or the nearest container that the document has.
     pub(crate) fn locate(&self, path: &[crate::path::Step]) -> Place {
         let mut at = ROOT;
         for step in path {
-            let next = self
-                .children(at)
-                .find(|&child| match (&self.nodes[child].step, step) {
-                    (Step::Key(key, _), crate::path::Step::Key(wanted)) => key == wanted,
-                    (Step::Index(i), crate::path::Step::Index(wanted)) => i == wanted,
-                    _ => false,
-                });
-            match next {
+            match self.child(at, step) {
                 Some(child) => at = child,
                 None => break,
             }

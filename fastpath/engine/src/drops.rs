@@ -71,7 +71,7 @@ drop_reasons! {
         "Raise `storm-control.unknown`, or find out why the destination is never learned."
     TunnelUnresolved "tunnel_unresolved" "The remote VTEP has no route or its next hop no known MAC address."
         "See `clearway get tunnels` for the reason."
-    TunnelMtu "tunnel_mtu" "Too big for the underlay once encapsulated; an IP sender was told (RFC 1191, RFC 8201)."
+    TunnelMtu "tunnel_mtu" "Too big for the underlay once encapsulated; an IP sender that asked (DF or IPv6) is told (RFC 1191, RFC 8201)."
         "Lower the MTU inside, or raise the underlay's."
     PortMtu "port_mtu" "Bigger than the output port's MTU."
         "Give the ports of a domain the same MTU."
