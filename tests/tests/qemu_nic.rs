@@ -165,8 +165,9 @@ fn all_answered(guest: &Guest, name: &str) {
     let (sent, received) = ping(guest, name);
     assert!(
         sent >= 20 && sent == received,
-        "{name}: {sent} requests, {received} replies:\n{}",
-        guest.file(name)
+        "{name}: {sent} requests, {received} replies:\n{}\n{}",
+        guest.file(name),
+        guest.file("log")
     );
 }
 
