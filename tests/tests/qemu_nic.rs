@@ -160,8 +160,8 @@ fn ping(guest: &Guest, name: &str) -> (u32, u32) {
     })
 }
 
-#[track_caller]
 /// All but a few: an emulated card has no descriptor for part of a burst when the host took the guest's core away.
+#[track_caller]
 fn answered(guest: &Guest, name: &str) {
     let (sent, received) = ping(guest, name);
     assert!(
