@@ -129,3 +129,20 @@ fn a_remote_of_one_vtep_is_none_of_another() {
         "frame of a remote that VTEP .4 does not know was delivered"
     );
 }
+
+#[test]
+fn a_vtep_in_a_vlan_is_not_in_the_service_vlan_of_that_number() {
+    let mut bed = vbed(true);
+    let mut vtep = Vtep::clone(bed.conf.vteps[0].as_ref().expect("there"));
+    vtep.vid = Some(vid(7));
+    bed.conf.vteps[0] = Some(Arc::new(vtep));
+    bed.publish();
+    let bare = {
+        let r = rw((NH, 2), (OUR, 1));
+        outer(&mut bed, &r, 5001, &frame(mac(1), mac(21)))
+    };
+    let tagged = |tpid: u16| [&bare[..12], &tpid.to_be_bytes(), &[0, 7], &bare[12..]].concat();
+    assert_eq!(bed.cross(2, &tagged(0x8100)).into_keys().collect::<Vec<_>>(), [0]);
+    assert!(bed.cross(2, &tagged(0x88a8)).is_empty());
+    assert_eq!(bed.drops().into_iter().collect::<Vec<_>>(), [("no_service", 1)]);
+}

@@ -98,7 +98,11 @@ fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, O
     if !matches!(tags.ethertype, EtherType::IPV4 | EtherType::IPV6) || tags.inner.is_some() {
         return None;
     }
-    let vid = tags.outer.map_or(0, |tag| tag.tci.vid_bits());
+    let vid = match tags.outer {
+        None => 0,
+        Some(tag) if tag.tpid == EtherType::VLAN => tag.tci.vid_bits(),
+        Some(_) => return None,
+    };
     let datagram = udp::udp_datagram_of(bytes, tags.l3_offset, frame.len() as usize);
     let ours = |vtep: &&Vtep| meta.dst.0 == vtep.mac && vid == vtep.vid.map_or(0, |vid| vid.get());
     for vtep in cx
