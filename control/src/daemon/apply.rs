@@ -10,16 +10,19 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use clearway_config::{Name, PortKind, Spec};
+use clearway_config::{Name, Port, PortKind, Spec};
 
 use super::DaemonError;
 use super::control::Control;
 use super::need::need;
-use super::open::OpenError;
+use super::open::{Claim, OpenError};
 use super::ports::{Entry, PortState, close_all, has_service};
 use crate::api::types::{ActionView, ApplyReport, Verb};
 use crate::handle::{ApiError, ErrorCode};
 use crate::reconcile::{Action, Fate, plan};
+
+/// A port that is to be opened, by name, and what came of claiming it.
+type Claimed<'a> = (&'a Name, &'a Port, Result<Claim, OpenError>);
 
 impl Control {
     pub(super) fn apply(&mut self, spec: Spec, dry_run: bool) -> Result<ApplyReport, ApiError> {
@@ -168,11 +171,13 @@ impl Control {
             };
             let claim = self.opener().claim(port);
             if let Err(OpenError::Fatal(reason)) = claim {
+                self.abandon(claims);
                 return Err(refused(name, reason));
             }
             claims.push((name, port, claim));
         }
-        for (name, port, claim) in claims {
+        let mut claims = claims.into_iter();
+        while let Some((name, port, claim)) = claims.next() {
             let id = self.compiler.assign_port(name)?;
             let ours = self.ours(spec, name);
             let has_service = has_service(spec, name);
@@ -188,10 +193,22 @@ impl Control {
                     tracing::warn!(port = %name, reason, "down");
                     entry.state = Entry::down(id, reason).state;
                 }
-                Err(OpenError::Fatal(reason)) => return Err(refused(name, reason)),
+                Err(OpenError::Fatal(reason)) => {
+                    self.abandon(claims);
+                    return Err(refused(name, reason));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Gives back interfaces that were claimed and are not opened: a crash may have left them changed.
+    fn abandon<'a>(&mut self, claims: impl IntoIterator<Item = Claimed<'a>>) {
+        for (_, _, claim) in claims {
+            if let Ok(claim) = claim {
+                self.opener().abandon(claim);
+            }
+        }
     }
 
     /// Closes a port that stays in the tables.

@@ -89,7 +89,7 @@ impl From<XdpError> for OpenError {
                 let id = program.id;
                 match program::holder(id) {
                     None => Self::Wait(format!(
-                        "{interface} still carries the XDP program (id {id}) of a clearway that ended; waiting for it to go"
+                        "{interface} still carries the XDP program (id {id}) of a clearway that has just ended, or that cannot be seen from here (another container?); waiting for it to go"
                     )),
                     Some(holder) => Self::Fatal(format!(
                         "interface {interface} carries the XDP program (id {id}) of another clearway ({holder}), which has another --state-dir: stop that one, or give each its own interfaces"
@@ -207,7 +207,8 @@ pub(super) struct Opener<'a> {
     pub(super) idle: Idle,
 }
 
-/// What a port needs, and its interface, which nobody else has and which is as it was found. Dropped, it is free.
+/// What a port needs, and its interface, which nobody else has and which is as it was found, or as a daemon that crashed left it. For
+/// [`Opener::open`] or [`Opener::abandon`]; dropped, it is only free.
 pub(super) struct Claim {
     need: Need,
     interface: Option<(Found, Changes)>,
@@ -235,6 +236,7 @@ impl Opener<'_> {
         if !link.xdp.is_empty() && !port.replace {
             let interface = interface(link);
             if let Some(program) = XdpProgram::on_interface(&interface)? {
+                give_back(self.host, changes, &link.name);
                 let interface = interface.name;
                 return Err(XdpError::Foreign { interface, program }.into());
             }
@@ -243,6 +245,13 @@ impl Opener<'_> {
             need,
             interface: Some((found, changes)),
         })
+    }
+
+    /// Gives a claim up: the interface is as it was found before whoever changed it crashed.
+    pub(super) fn abandon(&mut self, claim: Claim) {
+        if let Some((found, changes)) = claim.interface {
+            give_back(self.host, changes, &found.link.name);
+        }
     }
 
     /// Opens a port that was claimed. Its queues are in [`Open::pending`]: nobody polls them yet.

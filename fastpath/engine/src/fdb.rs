@@ -392,7 +392,7 @@ impl Fdb {
     }
 
     /// The same for an address that is not known there: enter or move it. `port_entries` counts the dynamic
-    /// entries of its port.
+    /// entries of its port; `same_port` tells whether another place is on that port too.
     pub(crate) fn learn(
         &self,
         line: u32,
@@ -400,22 +400,26 @@ impl Fdb {
         seen: Sighting,
         rules: &LearnRules,
         port_entries: &AtomicU32,
+        same_port: impl Fn(PackedDest) -> bool,
     ) -> Learned {
         match self.find(line, key) {
             Some((_, value)) if value.place() == seen.value().place() => Learned::Known,
-            Some((slot, value)) => Self::relocate(slot, value, seen, rules, port_entries),
+            Some((slot, value)) => {
+                let counted = (!same_port(value.dest())).then_some(port_entries);
+                Self::relocate(slot, value, seen, rules, counted)
+            }
             None => self.enter(line, key, seen.value(), rules, port_entries),
         }
     }
 
-    /// The address is known at another place.
+    /// The address is known at another place. `counted`: the entries of the port that it is new on, if it is.
     #[cold]
     fn relocate(
         slot: &Slot,
         old: Value,
         seen: Sighting,
         rules: &LearnRules,
-        port_entries: &AtomicU32,
+        counted: Option<&AtomicU32>,
     ) -> Learned {
         if old.is_static() {
             return Learned::Static;
@@ -432,7 +436,8 @@ impl Fdb {
             moves if age < rules.move_window => (moves + 1, old.window()),
             _ => (1, now),
         };
-        if !same_dest && port_entries.load(Ordering::Relaxed) >= rules.port_limit {
+        // It stays where it was: who may not have more addresses may not take one from another port either.
+        if counted.is_some_and(|entries| entries.load(Ordering::Relaxed) >= rules.port_limit) {
             return Learned::Limit;
         }
         let swap = |new: Value| {
@@ -447,7 +452,9 @@ impl Fdb {
         match swap(fresh.with_moves(moves, window)) {
             Ok(_) if !same_dest => {
                 // The port that it left counts again at the next sweep.
-                port_entries.fetch_add(1, Ordering::Relaxed);
+                if let Some(entries) = counted {
+                    entries.fetch_add(1, Ordering::Relaxed);
+                }
                 Learned::Moved
             }
             _ => Learned::Known,
@@ -555,7 +562,7 @@ impl Fdb {
             generation: 0,
             now: 0,
         };
-        self.learn(self.line(key), key, seen, &rules, &AtomicU32::new(0));
+        self.learn(self.line(key), key, seen, &rules, &AtomicU32::new(0), |_| false);
     }
 
     /// Kills an entry, also where two workers entered it twice; gives what it was.

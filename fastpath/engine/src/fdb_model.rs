@@ -52,7 +52,7 @@ fn learn(fdb: &Fdb, mac: u64, id: u16) -> Learned {
     if fdb.refresh(line, key, seen.value()) {
         return Learned::Known;
     }
-    fdb.learn(line, key, seen, &RULES, &AtomicU32::new(0))
+    fdb.learn(line, key, seen, &RULES, &AtomicU32::new(0), |_| false)
 }
 
 fn place(fdb: &Fdb, mac: u64) -> Option<Dest> {

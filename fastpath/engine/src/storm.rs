@@ -16,16 +16,25 @@ const BURST_NS: u64 = 100_000_000;
 const MIN_BURST: u64 = 16;
 
 impl Bucket {
+    /// Takes a token, if there is one.
     fn take(&self, rate: u32, now_ns: u64) -> bool {
-        let Some(interval) = SECOND.checked_div(rate.into()) else {
-            return false;
-        };
-        let latest = now_ns + BURST_NS.max(MIN_BURST * interval);
-        let spend = |spent: u64| Some(spent.max(now_ns) + interval).filter(|spent| *spent <= latest);
         // Relaxed: nothing else is told by it.
         self.spent_until_ns
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| {
+                Self::spend(rate, now_ns, spent)
+            })
             .is_ok()
+    }
+
+    fn spent(&self) -> u64 {
+        self.spent_until_ns.load(Ordering::Relaxed)
+    }
+
+    /// Up to when the rate is spent after one more token; none if there is none.
+    fn spend(rate: u32, now_ns: u64, spent: u64) -> Option<u64> {
+        let interval = SECOND.checked_div(rate.into())?;
+        let latest = now_ns + BURST_NS.max(MIN_BURST * interval);
+        Some(spent.max(now_ns) + interval).filter(|spent| *spent <= latest)
     }
 }
 
@@ -64,8 +73,13 @@ pub struct Storm {
 const ERRORS_PER_SECOND: u32 = 1000;
 
 impl Storm {
-    /// Whether one more ICMP error may be sent now.
+    /// Whether an ICMP error may be sent now: asked before one is built.
     pub(crate) fn may_report(&self, now_ns: u64) -> bool {
+        Bucket::spend(ERRORS_PER_SECOND, now_ns, self.errors.spent()).is_some()
+    }
+
+    /// One is sent. False: another worker was quicker to send the last.
+    pub(crate) fn report(&self, now_ns: u64) -> bool {
         self.errors.take(ERRORS_PER_SECOND, now_ns)
     }
 
@@ -96,7 +110,11 @@ mod tests {
     #[test]
     fn errors_have_a_limit_of_their_own() {
         let storm = Storm::default();
-        let count = |now: u64| (0..500).filter(|_| storm.may_report(now)).count();
+        let count = |now: u64| {
+            (0..500)
+                .filter(|_| storm.may_report(now) && storm.report(now))
+                .count()
+        };
         assert_eq!((count(5 * SECOND), count(5 * SECOND + SECOND / 100)), (100, 10));
     }
 

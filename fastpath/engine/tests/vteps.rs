@@ -146,3 +146,89 @@ fn a_vtep_in_a_vlan_is_not_in_the_service_vlan_of_that_number() {
     assert!(bed.cross(2, &tagged(0x88a8)).is_empty());
     assert_eq!(bed.drops().into_iter().collect::<Vec<_>>(), [("no_service", 1)]);
 }
+
+#[test]
+fn an_address_moves_between_remotes_of_one_uplink_also_at_its_limit() {
+    let mut bed = vbed(true);
+    let mut vnis = VniTable::default();
+    vnis.insert(vni(5001), bd(1));
+    let mut remotes = Remotes::default();
+    remotes.insert(MappedIp::from(ip(2)), TunnelId(0));
+    remotes.insert(MappedIp::from(ip(3)), TunnelId(1));
+    bed.conf.vteps = vec![Some(Arc::new(Vtep {
+        local: ip(1).into(),
+        mac: OUR.to_u64(),
+        udp_port: 4789,
+        vid: None,
+        vnis,
+        remotes,
+    }))];
+    bed.port(2, |p| {
+        p.vteps = Box::new([VtepId(0)]);
+        p.learn_limit = 1;
+    });
+    bed.domain(
+        1,
+        Domain {
+            members: vec![Some(member(0))],
+            remotes: Box::new([TunnelId(0), TunnelId(1)]),
+            vni: Some(vni(5001)),
+            ..Domain::default()
+        },
+    );
+    bed.publish();
+    let r2 = rw((NH, 2), (OUR, 1));
+    let r3 = rw((NH, 3), (OUR, 1));
+    let a = outer(&mut bed, &r2, 5001, &frame(mac(1), mac(21)));
+    let b = outer(&mut bed, &r3, 5001, &frame(mac(1), mac(21)));
+    bed.send(2, &a);
+    bed.turn();
+    let key = FdbKey::new(bd(1), mac(21).to_u64());
+    assert_eq!(
+        bed.engine.fdb().get(key).expect("there").dest,
+        Dest::Tunnel(TunnelId(0))
+    );
+    bed.send(2, &b);
+    bed.turn();
+    bed.engine.age();
+    bed.send(2, &b);
+    bed.turn();
+    assert_eq!(
+        bed.engine.fdb().get(key).expect("there").dest,
+        Dest::Tunnel(TunnelId(1)),
+        "did not move"
+    );
+}
+
+/// Answers to a packet too big for the tunnel, after so many frames too big that nobody answers.
+fn too_big_answers(junk: usize) -> usize {
+    let mut bed = vbed(true);
+    let r2 = rw((NH, 2), (OUR, 1));
+    let a = outer(&mut bed, &r2, 5001, &frame(mac(1), mac(21)));
+    bed.send(2, &a);
+    bed.turn();
+    bed.recv(0);
+    let base = frame(mac(21), mac(1));
+    let mut j = base[..12].to_vec();
+    j.extend([0x88, 0xb5]);
+    j.resize(1500, 0);
+    for _ in 0..junk {
+        bed.send(0, &j);
+    }
+    bed.turn();
+    bed.turn();
+    let mut d = base[..12].to_vec();
+    d.extend([
+        8, 0, 0x45, 0, 5, 0xc8, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2,
+    ]);
+    d.resize(14 + 1480, 0);
+    let sum = clearway_wire::checksum::checksum(&d[14..34]);
+    d[24..26].copy_from_slice(&sum.to_be_bytes());
+    bed.send(0, &d);
+    bed.turn();
+    bed.recv(0).len()
+}
+#[test]
+fn what_is_not_answered_does_not_spend_the_limit_of_answers() {
+    assert_eq!((too_big_answers(0), too_big_answers(120)), (1, 1));
+}

@@ -245,7 +245,7 @@ impl Unfinished {
             }
             _ => return None,
         };
-        let l4_len = len.checked_sub(start)?;
+        let l4_len = len.checked_sub(start).filter(|_| start >= ipv4::HEADER_LEN)?;
         let field = match protocol {
             protocol::TCP => start + 16,
             protocol::UDP if usize::from(be16(head.get(start..start + 8)?, 4)) == l4_len => start + 6,

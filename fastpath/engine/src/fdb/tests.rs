@@ -20,7 +20,7 @@ fn learn(fdb: &Fdb, key: FdbKey, member: u16, now: u16, rules: &LearnRules) -> L
     if fdb.refresh(fdb.line(key), key, seen.value()) {
         return Learned::Known;
     }
-    fdb.learn(fdb.line(key), key, seen, rules, &AtomicU32::new(0))
+    fdb.learn(fdb.line(key), key, seen, rules, &AtomicU32::new(0), |_| false)
 }
 
 #[test]
@@ -73,6 +73,7 @@ fn limits_of_domain_port_and_table_hold() {
             },
             rules,
             port,
+            |_| false,
         )
     };
     let taken = (0..100)

@@ -1,6 +1,6 @@
 //! Enters source addresses into the FDB, and keeps out those that a port may not use.
 
-use super::Cx;
+use super::{Cx, egress};
 use crate::fdb::{Sighting, Value};
 use crate::ids::PackedDest;
 use crate::packet::{Meta, Verdict};
@@ -82,9 +82,11 @@ fn news(cx: &Cx<'_>, domain: &Domain, meta: &Meta) -> bool {
         port_limit: cx.conf.learn_limit,
         ..domain.rules
     };
+    let here = egress::port_of(cx, domain, meta.origin.source());
+    let same_port = |other| egress::port_of(cx, domain, other) == here;
     match cx
         .fdb
-        .learn(meta.src_line, meta.src, seen, &rules, &cx.conf.entries)
+        .learn(meta.src_line, meta.src, seen, &rules, &cx.conf.entries, same_port)
     {
         Learned::Known | Learned::New => return true,
         Learned::Moved => {

@@ -31,7 +31,9 @@ pub(super) fn report(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta, domain: &Domai
         EtherType::IPV6 => quote.of_ipv6(out, mtu),
         _ => None,
     };
-    if let Some(len) = len {
+    if let Some(len) = len
+        && cx.conf.storm_buckets.report(cx.now.ns)
+    {
         suppress::emit_own(cx, &bytes[..(l3 + len).max(60)], meta, domain);
     }
 }

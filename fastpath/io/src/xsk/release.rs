@@ -22,9 +22,11 @@ pub(super) fn wait(umem: &Umem, interface: &Interface, queue: u32) {
     let started = Instant::now();
     while started.elapsed() < LIMIT {
         match try_bind(umem, interface, queue) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-            // It was free; or the interface is gone, which has released it too.
-            _ => return,
+            Ok(()) => return,
+            // The interface is gone, which has released it too.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return,
+            // It is busy; or it can't be tried for want of descriptors or memory, and then time must do.
+            Err(_) => {}
         }
         std::thread::sleep(Duration::from_millis(2));
     }
