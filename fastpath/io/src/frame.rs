@@ -5,6 +5,14 @@
 //!                      ▲ data          ▲ data + len
 //! ```
 //!
+//! A frame from a guest may be *held*: its headers are in a chunk, the rest is where the guest put it, and is copied
+//! from there straight to where it goes. Such a frame lives no longer than the turn that received it, and nobody gets
+//! a reference to the part outside: the guest can change it at any time.
+//!
+//! ```text
+//!   chunk:  │offload│ headroom │▒▒ bytes() ▒▒│ … │ pieces: address, length │      the guest's memory: ▒▒▒▒▒▒ ▒▒▒▒
+//! ```
+//!
 //! Guarantees: a frame is the only handle to its chunks, is not `Clone`, and always points inside one chunk;
 //! no method panics, whatever the length asked for. An empty frame (`Frame::default()`) owns nothing. Left to
 //! the caller: give it to a port or back to a pool; it has no `Drop`, since dropping packets one by one is
@@ -12,7 +20,7 @@
 
 use crate::pool::FramePool;
 use crate::umem::{NO_CHUNK, Region, Segment};
-use crate::{HEADROOM, RegionId};
+use crate::{HEADROOM, Offload, Offloads, RegionId};
 use std::ptr::NonNull;
 
 /// Most segments of a chained frame: the kernel's limit for a multi-buffer AF_XDP packet in copy mode
@@ -25,12 +33,48 @@ pub struct Frame {
     data: NonNull<u8>,
     region: Option<NonNull<Region>>,
     /// Bytes in the first segment.
-    head: u32,
+    head: u16,
+    /// What the sender left undone; if anything, [`Undone`] says the rest at the start of the chunk.
+    needs: Offloads,
     /// Bytes in all segments.
     total: u32,
     chunk: u32,
+    /// The next segment's chunk, [`NO_CHUNK`], or [`HELD`] plus the number of pieces outside.
     next: u32,
 }
+
+/// `next` from here on, but for [`NO_CHUNK`], says that the rest is held.
+const HELD: u32 = 0xffff_ff00;
+
+/// Most pieces of a held frame: as many as fit a small chunk behind headroom and [`HELD_HEAD`], and a byte counts.
+pub(crate) const MAX_PIECES: usize = 80;
+
+/// Most bytes of a held frame that are in its chunk: all headers.
+pub(crate) const HELD_HEAD: u32 = 256;
+
+/// A part of a frame that is in a guest's memory. It was checked to be in a mapping that outlives the turn.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Piece {
+    pub(crate) data: *const u8,
+    pub(crate) len: u32,
+}
+
+const _: () = assert!(size_of::<Piece>() == 16);
+const _: () = assert!((HEADROOM + HELD_HEAD) as usize + MAX_PIECES * size_of::<Piece>() <= 2048);
+
+/// What [`Offload`] says, with the start counted from the chunk's: so it stays where it is when headers are pushed and
+/// pulled.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Undone {
+    start: u16,
+    field: u16,
+    gso_size: u16,
+}
+
+/// Bytes at the start of a chunk that are kept for [`Undone`] when there is any.
+const UNDONE: u32 = 16;
 
 const _: () = assert!(size_of::<Frame>() == 32);
 
@@ -47,6 +91,7 @@ impl Default for Frame {
             data: NonNull::dangling(),
             region: None,
             head: 0,
+            needs: Offloads::empty(),
             total: 0,
             chunk: NO_CHUNK,
             next: NO_CHUNK,
@@ -65,7 +110,8 @@ impl Frame {
         Self {
             data,
             region: Some(NonNull::from(region)),
-            head: len,
+            head: len as u16,
+            needs: Offloads::empty(),
             total: len,
             chunk,
             next: NO_CHUNK,
@@ -93,7 +139,14 @@ impl Frame {
 
     #[inline(always)]
     pub(crate) fn next_chunk(&self) -> u32 {
-        self.next
+        if self.next >= HELD { NO_CHUNK } else { self.next }
+    }
+
+    /// Whether a part of it is in a guest's memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.next >= HELD && self.next != NO_CHUNK
     }
 
     /// Offset of the first byte in the whole region: the address in an AF_XDP descriptor.
@@ -161,12 +214,13 @@ impl Frame {
     #[inline(always)]
     #[must_use]
     pub fn push_front(&mut self, n: u32) -> bool {
-        if n > self.headroom() {
+        let kept = if self.needs.is_empty() { 0 } else { UNDONE };
+        if n + kept > self.headroom() {
             return false;
         }
         // SAFETY: n ≤ headroom, so the pointer stays in the chunk.
         self.data = unsafe { self.data.sub(n as usize) };
-        self.head += n;
+        self.head += n as u16;
         self.total += n;
         true
     }
@@ -176,12 +230,12 @@ impl Frame {
     #[inline(always)]
     #[must_use]
     pub fn advance(&mut self, n: u32) -> bool {
-        if n > self.head {
+        if n > u32::from(self.head) {
             return false;
         }
         // SAFETY: n ≤ len, so the pointer stays in the chunk or one past its end.
         self.data = unsafe { self.data.add(n as usize) };
-        self.head -= n;
+        self.head -= n as u16;
         self.total -= n;
         true
     }
@@ -190,9 +244,110 @@ impl Frame {
     /// A chained frame keeps its bytes: its length is real, since padding never reaches a second chunk.
     #[inline]
     pub fn truncate(&mut self, n: u32) {
-        if self.is_linear() && n < self.head {
-            self.head = n;
+        if self.is_linear() && n < u32::from(self.head) {
+            self.head = n as u16;
             self.total = n;
+        }
+    }
+
+    /// The kinds of work that its sender left undone.
+    #[inline(always)]
+    #[must_use]
+    pub fn needs(&self) -> Offloads {
+        self.needs
+    }
+
+    /// What its sender left undone, if anything; what lies in front of the frame by now does not count.
+    #[must_use]
+    pub fn offload(&self) -> Option<Offload> {
+        if self.needs.is_empty() {
+            return None;
+        }
+        let region = self.region_ref()?;
+        let at = region.chunk_at(self.chunk, 0).cast::<Undone>();
+        // SAFETY: `set_offload` wrote it, and `push_front` stays behind it while `needs` says so; chunks are aligned.
+        let undone = unsafe { at.read() };
+        Some(Offload {
+            needs: self.needs,
+            start: undone.start.checked_sub(self.headroom() as u16)?,
+            field: undone.field,
+            gso_size: undone.gso_size,
+        })
+    }
+
+    /// Says what is left undone. False, and nothing changed, if the checksum field is not in the first segment or the
+    /// frame's first byte is at the very start of its chunk.
+    #[must_use]
+    pub fn set_offload(&mut self, offload: Offload) -> bool {
+        let Some(region) = self.region_ref() else {
+            return false;
+        };
+        let end = u32::from(offload.start) + u32::from(offload.field) + 2;
+        if self.headroom() < UNDONE || end > u32::from(self.head) {
+            return false;
+        }
+        let undone = Undone {
+            start: offload.start + self.headroom() as u16,
+            field: offload.field,
+            gso_size: offload.gso_size,
+        };
+        let at = region.chunk_at(self.chunk, 0).cast::<Undone>();
+        // SAFETY: the chunk is ours alone, aligned, and its first bytes are headroom.
+        unsafe { at.write(undone) };
+        self.needs = offload.needs;
+        true
+    }
+
+    /// Says that nothing is left undone.
+    #[inline(always)]
+    pub fn clear_offload(&mut self) {
+        self.needs = Offloads::empty();
+    }
+
+    /// Has the frame go on in a guest's memory. The frame is linear, has at most [`HELD_HEAD`] bytes from [`HEADROOM`]
+    /// on, and there are 1 to [`MAX_PIECES`] pieces, each of which can be read until the frame is gone.
+    pub(crate) fn hold(&mut self, pieces: &[Piece]) {
+        let Some(region) = self.region_ref() else { return };
+        debug_assert!(
+            self.is_linear() && self.headroom() == HEADROOM && self.bytes().len() <= HELD_HEAD as usize
+        );
+        let n = pieces.len().min(MAX_PIECES);
+        let at = region.chunk_at(self.chunk, region.chunk_size() - (n * size_of::<Piece>()) as u32);
+        // SAFETY: n pieces end at the chunk's end and begin behind the frame's bytes (see the assertion on MAX_PIECES),
+        // aligned since a chunk's end is; the chunk is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(pieces.as_ptr(), at.cast::<Piece>().as_ptr(), n) };
+        self.total += pieces[..n].iter().map(|piece| piece.len).sum::<u32>();
+        if n > 0 {
+            self.next = HELD + n as u32 - 1;
+        }
+    }
+
+    /// The parts in a guest's memory.
+    #[inline]
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        match self.region_ref() {
+            Some(region) if self.is_held() => {
+                let n = (self.next - HELD + 1) as usize;
+                let at = region.chunk_at(self.chunk, region.chunk_size() - (n * size_of::<Piece>()) as u32);
+                // SAFETY: `hold` wrote n pieces there, in the chunk that this frame owns alone; nothing else is written
+                // behind a held frame's bytes.
+                unsafe { std::slice::from_raw_parts(at.cast::<Piece>().as_ptr(), n) }
+            }
+            _ => &[],
+        }
+    }
+
+    /// Reads the frame from its first byte, wherever its parts are.
+    #[must_use]
+    pub fn reader(&self) -> FrameReader<'_> {
+        FrameReader {
+            frame: self,
+            now: Piece {
+                data: self.data.as_ptr(),
+                len: self.head.into(),
+            },
+            piece: 0,
+            next: self.next_chunk(),
         }
     }
 
@@ -200,25 +355,35 @@ impl Frame {
     /// part of them and is good only to be freed. `pool` must be of the frame's own region.
     #[must_use]
     pub fn append(&mut self, pool: &mut FramePool, bytes: &[u8]) -> bool {
-        if self.region() != Some(pool.umem().id()) {
+        let mut rest = bytes;
+        self.append_with(pool, bytes.len(), |target| {
+            let (now, later) = rest.split_at(target.len());
+            target.copy_from_slice(now);
+            rest = later;
+        })
+    }
+
+    /// [`Frame::append`] for `len` bytes that `fill` writes, piece by piece.
+    #[must_use]
+    pub fn append_with(&mut self, pool: &mut FramePool, len: usize, mut fill: impl FnMut(&mut [u8])) -> bool {
+        if self.region() != Some(pool.umem().id()) || self.is_held() {
             return false;
         }
         let size = pool.umem().chunk_size();
-        let mut rest = bytes;
+        let mut rest = len;
         // The last segment's room first.
         let mut last = self.last_segment();
         loop {
             let (chunk, Segment { offset, len, .. }) = last;
-            let take = rest.len().min((size - offset - len) as usize);
-            let (now, later) = rest.split_at(take);
+            let take = rest.min((size - offset - len) as usize);
             let start = pool.umem().region().chunk_at(chunk, offset + len);
             // SAFETY: offset + len + take ≤ chunk size, and the frame owns the chunk alone.
             let target = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), take) };
-            target.copy_from_slice(now);
+            fill(target);
             self.set_last_len(chunk, len + take as u32);
             self.total += take as u32;
-            rest = later;
-            if rest.is_empty() {
+            rest -= take;
+            if rest == 0 {
                 return true;
             }
             let Some(chunk) = pool.take_chunk() else {
@@ -260,8 +425,8 @@ impl Frame {
     fn last_segment(&self) -> (u32, Segment) {
         let first = Segment {
             offset: self.headroom(),
-            len: self.head,
-            next: self.next,
+            len: self.head.into(),
+            next: self.next_chunk(),
         };
         let mut last = (self.chunk, first);
         if let Some(region) = self.region_ref() {
@@ -274,7 +439,7 @@ impl Frame {
 
     fn set_last_len(&mut self, chunk: u32, len: u32) {
         if chunk == self.chunk {
-            self.head = len;
+            self.head = len as u16;
         } else if let Some(region) = self.region_ref() {
             region.set_segment(
                 chunk,
@@ -286,9 +451,9 @@ impl Frame {
         }
     }
 
-    /// The bytes of each segment, in order.
+    /// The bytes of each segment, in order; not what is held ([`Frame::reader`] reads that too).
     pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
-        let mut next = self.next;
+        let mut next = self.next_chunk();
         std::iter::once(self.bytes()).chain(std::iter::from_fn(move || {
             let region = self.region_ref()?;
             if next == NO_CHUNK {
@@ -310,7 +475,7 @@ impl Frame {
 
     /// Chunk, offset in the chunk and length of each segment after the first: what a ring sends.
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, u32, u32)> {
-        let mut next = self.next;
+        let mut next = self.next_chunk();
         std::iter::from_fn(move || {
             let region = self.region_ref()?;
             if next == NO_CHUNK {
@@ -335,6 +500,75 @@ impl Frame {
             region.depot.put_one(chunk);
         }
         region.depot.put_one(self.chunk);
+    }
+}
+
+/// Reads a frame from front to end, every byte once. What is held is copied as it is at that moment.
+pub struct FrameReader<'f> {
+    frame: &'f Frame,
+    /// What is left of the part that is being read.
+    now: Piece,
+    /// The next part that is held.
+    piece: usize,
+    /// The next part that is in a chunk.
+    next: u32,
+}
+
+impl FrameReader<'_> {
+    /// The next bytes, as many as `to` takes; gives their number, which is less only at the frame's end.
+    pub fn read(&mut self, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < to.len() {
+            let n = (self.now.len as usize).min(to.len() - done);
+            // SAFETY: `now` is what is left of a part of the frame: of a chunk that the frame owns, or of a held piece,
+            // which can be read as long as the frame lives. A guest may change that meanwhile: bytes are bytes.
+            unsafe { std::ptr::copy_nonoverlapping(self.now.data, to[done..].as_mut_ptr(), n) };
+            self.advance(n as u32);
+            done += n;
+            if self.now.len == 0 && !self.go_on() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Passes over bytes; gives their number, which is less only at the frame's end.
+    pub fn skip(&mut self, bytes: usize) -> usize {
+        let mut done = 0;
+        while done < bytes {
+            let n = (self.now.len as usize).min(bytes - done);
+            self.advance(n as u32);
+            done += n;
+            if self.now.len == 0 && !self.go_on() {
+                break;
+            }
+        }
+        done
+    }
+
+    fn advance(&mut self, n: u32) {
+        self.now.len -= n;
+        // SAFETY: n bytes of the part were left.
+        self.now.data = unsafe { self.now.data.add(n as usize) };
+    }
+
+    /// Takes the next part; false at the end.
+    fn go_on(&mut self) -> bool {
+        if let Some(piece) = self.frame.pieces().get(self.piece) {
+            self.now = *piece;
+            self.piece += 1;
+            return true;
+        }
+        let (Some(region), true) = (self.frame.region_ref(), self.next != NO_CHUNK) else {
+            return false;
+        };
+        let Segment { offset, len, next } = region.segment(self.next);
+        self.now = Piece {
+            data: region.chunk_at(self.next, offset).as_ptr(),
+            len,
+        };
+        self.next = next;
+        true
     }
 }
 

@@ -19,6 +19,7 @@ mod batch;
 mod eventfd;
 mod frame;
 mod memory;
+mod offload;
 mod pcapng;
 mod pool;
 mod port;
@@ -29,18 +30,23 @@ mod support;
 mod table;
 mod timer;
 mod umem;
+mod vhost;
 mod xsk;
 
 pub use batch::{BATCH, FrameBatch, Leaving};
 pub use eventfd::EventFd;
-pub use frame::{Frame, MAX_SEGMENTS};
+pub use frame::{Frame, FrameReader, MAX_SEGMENTS};
 pub use memory::{MemoryPeer, MemoryPort, memory_port};
+pub use offload::{Offload, Offloads};
 pub use pcapng::{PcapngConfig, PcapngError, PcapngPort};
 pub use pool::{FramePool, MAGAZINE, PoolSet};
 pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use table::TableMemory;
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
+pub use vhost::{
+    GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec, VhostConfig, VhostPort, VringConfig, VringError,
+};
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,
     RingSizes, Steering, SteeringCounts, UmemGroup, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError,

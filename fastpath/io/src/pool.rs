@@ -235,13 +235,27 @@ impl PoolSet {
     pub fn copy(&mut self, frame: &Frame, region: RegionId) -> Option<Frame> {
         let pool = self.get(region)?;
         let mut copy = pool.alloc()?;
-        for part in frame.segments() {
-            if !copy.append(pool, part) {
-                pool.free(copy);
-                return None;
-            }
+        let mut reader = frame.reader();
+        let whole = copy.append_with(pool, frame.len() as usize, |target| {
+            reader.read(target);
+        });
+        if !whole || !frame.offload().is_none_or(|offload| copy.set_offload(offload)) {
+            pool.free(copy);
+            return None;
         }
         Some(copy)
+    }
+
+    /// Makes a frame that may be held one that is its own: it can outlive the turn, and its bytes do not change any
+    /// more. None when chunks are short: the frame is gone then, and its chunk home.
+    #[must_use]
+    pub fn own(&mut self, frame: Frame) -> Option<Frame> {
+        if !frame.is_held() {
+            return Some(frame);
+        }
+        let copy = frame.region().and_then(|region| self.copy(&frame, region));
+        self.free(frame);
+        copy
     }
 
     /// A frame of `region` that holds `bytes`.

@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{AfXdpPort, Frame, FrameBatch, PcapngPort, PoolSet, RegionId};
+use crate::{AfXdpPort, Frame, FrameBatch, Offloads, PcapngPort, PoolSet, RegionId, VhostPort};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -41,6 +41,8 @@ pub trait Port {
     /// the number of frames added. Frames come from this port's region in `pools` (or are owned already).
     fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize;
 
+    /// Frames may be held (see [`Frame`]): who keeps them beyond the call makes them its own first.
+    ///
     /// Sends from the front of `frames`, in order; what it takes (or frees, as unsendable) is removed from
     /// `frames`, what is left was refused (ring full) and stays the caller's. A frame of another region is copied, which also may fail.
     fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts;
@@ -48,6 +50,14 @@ pub trait Port {
     /// Takes back what was sent (completion → pool) and replenishes what can be received into (pool → fill).
     /// Called once a turn, also when nothing moves.
     fn reclaim(&mut self, pools: &mut PoolSet);
+
+    /// The frames of the last `rx_batch` are gone: what was held for them can go back to whom it belongs.
+    fn rx_done(&mut self) {}
+
+    /// What its receiver does itself; frames that need more than that are finished before they are sent here.
+    fn offloads(&self) -> Offloads {
+        Offloads::empty()
+    }
 
     /// Why the port stopped, if it did.
     fn fault(&self) -> Option<&Fault>;
@@ -71,6 +81,8 @@ pub enum AnyPort {
     AfXdp(Box<AfXdpPort>),
     /// A capture file.
     Pcapng(Box<PcapngPort>),
+    /// One queue pair of a guest.
+    Vhost(Box<VhostPort>),
 }
 
 impl AnyPort {
@@ -81,6 +93,7 @@ impl AnyPort {
             AnyPort::Memory(_) => None,
             AnyPort::AfXdp(port) => Some(port.umem().id()),
             AnyPort::Pcapng(port) => Some(port.region()),
+            AnyPort::Vhost(port) => Some(port.region()),
         }
     }
 }
@@ -91,6 +104,7 @@ macro_rules! each {
             AnyPort::Memory($port) => $call,
             AnyPort::AfXdp($port) => $call,
             AnyPort::Pcapng($port) => $call,
+            AnyPort::Vhost($port) => $call,
         }
     };
 }
@@ -109,6 +123,15 @@ impl Port for AnyPort {
     #[inline]
     fn reclaim(&mut self, pools: &mut PoolSet) {
         each!(self, port => port.reclaim(pools));
+    }
+
+    #[inline]
+    fn rx_done(&mut self) {
+        each!(self, port => port.rx_done());
+    }
+
+    fn offloads(&self) -> Offloads {
+        each!(self, port => port.offloads())
     }
 
     fn fault(&self) -> Option<&Fault> {

@@ -1,0 +1,232 @@
+//! A guest's memory: regions of its files, mapped here (vhost-user protocol, "Memory region description").
+//!
+//! ```text
+//!   front-end: guest address ─┐                      file: │ mmap_offset │ size │
+//!              user address  ─┴─ region {base, size} ──────────────────► mapping here
+//! ```
+//!
+//! Everything in it is hostile: the guest, and other processes that share the file, change it at any time. So nobody
+//! ever gets a reference to it, only checked addresses to copy from and to. A file that is cut short behind our back
+//! answers with SIGBUS: see `sigbus.rs`.
+
+use super::sigbus::{self, Watched};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Most regions of a guest: what SET_MEM_TABLE carries at most is 8; memory slots are added one by one.
+pub const MAX_REGIONS: usize = 64;
+
+/// A region as the front-end describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionSpec {
+    /// Guest physical address of its first byte: what descriptors carry.
+    pub guest_address: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Address in the front-end's process: what SET_VRING_ADDR carries.
+    pub user_address: u64,
+    /// Offset of its first byte in the file.
+    pub mmap_offset: u64,
+}
+
+/// Why a guest's memory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestMemoryError {
+    /// The region is empty, wraps around, or overlaps another.
+    #[error("memory region {spec:?} is not possible: {why}")]
+    Region {
+        /// The region.
+        spec: RegionSpec,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The file has fewer bytes.
+    #[error("memory region {spec:?} ends behind its file of {file} bytes")]
+    Short {
+        /// The region.
+        spec: RegionSpec,
+        /// The file's size in bytes.
+        file: u64,
+    },
+    /// The kernel refused.
+    #[error("mapping memory region {spec:?} failed: {source}")]
+    Map {
+        /// The region.
+        spec: RegionSpec,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// One region, mapped as long as somebody uses it.
+pub(crate) struct Mapping {
+    pub(crate) spec: RegionSpec,
+    /// The region's first byte.
+    pub(crate) base: NonNull<u8>,
+    /// The mapping: whole pages from the file's start.
+    start: NonNull<u8>,
+    bytes: usize,
+    watched: Watched,
+}
+
+// SAFETY: the memory is shared with the guest anyway and is only reached by copying through raw pointers.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(spec: RegionSpec, file: &OwnedFd) -> Result<Self, GuestMemoryError> {
+        let wrong = |why| GuestMemoryError::Region { spec, why };
+        if spec.size == 0 {
+            return Err(wrong("it is empty"));
+        }
+        for address in [spec.guest_address, spec.user_address, spec.mmap_offset] {
+            if address.checked_add(spec.size).is_none() {
+                return Err(wrong("it ends behind the last address"));
+            }
+        }
+        let end = spec.mmap_offset + spec.size;
+        let length = file_size(file).map_err(|source| GuestMemoryError::Map { spec, source })?;
+        if length < end {
+            return Err(GuestMemoryError::Short { spec, file: length });
+        }
+        let bytes = usize::try_from(end).map_err(|_| wrong("it is larger than an address space"))?;
+        // From the file's start: a hugetlbfs file takes offsets of whole huge pages only.
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        let start = match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => start,
+            _ => {
+                let source = io::Error::last_os_error();
+                return Err(GuestMemoryError::Map { spec, source });
+            }
+        };
+        // SAFETY: mmap_offset < bytes.
+        let base = unsafe { start.add(spec.mmap_offset as usize) };
+        Ok(Self {
+            spec,
+            base,
+            start,
+            bytes,
+            watched: sigbus::watch(start.as_ptr() as usize, bytes),
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.watched.end();
+        // munmap of a hugetlbfs mapping takes whole huge pages only; others may be rounded up as well.
+        for unit in [4096, 2 << 20, 1 << 30] {
+            // SAFETY: the mapping that `new` made; nobody has an address in it any more.
+            if unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes.next_multiple_of(unit)) } == 0 {
+                break;
+            }
+        }
+    }
+}
+
+fn file_size(file: &OwnedFd) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat fills in what it is given.
+    if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fstat succeeded.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.st_size as u64)
+}
+
+/// All memory of a guest. It never changes: regions that are added or removed make a new one, which shares the others.
+#[derive(Clone, Default)]
+pub struct GuestMemory {
+    pub(crate) regions: Vec<Arc<Mapping>>,
+}
+
+impl GuestMemory {
+    /// Maps regions; their descriptors are closed.
+    ///
+    /// # Errors
+    /// [`GuestMemoryError`] if one is impossible, overlaps another or can't be mapped.
+    pub fn map(regions: impl IntoIterator<Item = (RegionSpec, OwnedFd)>) -> Result<Self, GuestMemoryError> {
+        let mut memory = Self::default();
+        for (spec, file) in regions {
+            memory = memory.with(spec, file)?;
+        }
+        Ok(memory)
+    }
+
+    /// The same with one more region (ADD_MEM_REG).
+    ///
+    /// # Errors
+    /// As for [`GuestMemory::map`].
+    pub fn with(&self, spec: RegionSpec, file: OwnedFd) -> Result<Self, GuestMemoryError> {
+        if self.regions.len() >= MAX_REGIONS {
+            let why = "there are 64 regions already";
+            return Err(GuestMemoryError::Region { spec, why });
+        }
+        let mapping = Mapping::new(spec, &file)?;
+        let overlap = |a: u64, b: u64, size: u64| a < b + size && b < a + spec.size;
+        if self.regions.iter().any(|region| {
+            let other = region.spec;
+            overlap(spec.guest_address, other.guest_address, other.size)
+                || overlap(spec.user_address, other.user_address, other.size)
+        }) {
+            let why = "it overlaps another region";
+            return Err(GuestMemoryError::Region { spec, why });
+        }
+        let mut regions = self.regions.clone();
+        regions.push(Arc::new(mapping));
+        regions.sort_by_key(|region| region.spec.guest_address);
+        Ok(Self { regions })
+    }
+
+    /// The same without a region (REM_MEM_REG). None if there is none with this guest address, user address and size.
+    #[must_use]
+    pub fn without(&self, spec: RegionSpec) -> Option<Self> {
+        let key = |spec: &RegionSpec| (spec.guest_address, spec.user_address, spec.size);
+        let mut regions = self.regions.clone();
+        regions.retain(|region| key(&region.spec) != key(&spec));
+        (regions.len() < self.regions.len()).then_some(Self { regions })
+    }
+
+    /// Number of regions.
+    #[must_use]
+    pub fn regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Where `len` bytes at an address of the front-end's process are here; none if they are not all in one region.
+    pub(crate) fn at_user(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
+        self.regions.iter().find_map(|region| {
+            let offset = address.checked_sub(region.spec.user_address)?;
+            let fits = offset < region.spec.size && len <= region.spec.size - offset;
+            // SAFETY: offset < size, so the sum is inside the mapping.
+            fits.then(|| unsafe { region.base.add(offset as usize) })
+        })
+    }
+
+    /// Whether a file was found shorter than its mapping: what was read there was zeros.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.regions.iter().any(|region| region.watched.is_torn())
+    }
+}
+
+impl std::fmt::Debug for GuestMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.regions.iter().map(|region| region.spec))
+            .finish()
+    }
+}

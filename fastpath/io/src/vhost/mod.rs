@@ -1,0 +1,17 @@
+//! vhost-user: the device side of virtio-net, over rings in memory that a guest shares (virtio 1.2 §2.6–2.8, §5.1; QEMU's
+//! docs/interop/vhost-user.rst).
+//!
+//! ```text
+//!   control's connection: memory table, features, rings ──► VhostPort::new ──► a worker polls it
+//!                         GET_VRING_BASE, changes       ◄── VhostPort::bases ◄── the worker gives it back
+//! ```
+//!
+//! A [`VhostPort`] is one queue pair of a connection whose rings are started. It never changes its shape: for whatever a
+//! front-end changes, control takes it from its worker and makes another. Knows no messages.
+
+mod memory;
+mod port;
+mod sigbus;
+
+pub use memory::{GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec};
+pub use port::{VhostConfig, VhostPort, VringConfig, VringError};
