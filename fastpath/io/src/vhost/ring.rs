@@ -194,6 +194,9 @@ pub(super) struct RingPart {
     bytes: usize,
 }
 
+// SAFETY: it leads to memory that is mapped as long as the port is there, on whatever thread; access is atomic.
+unsafe impl Send for RingPart {}
+
 impl RingPart {
     /// Finds a part of a ring. None if it is not in one region of the memory, or not aligned.
     pub(super) fn find(memory: &GuestMemory, address: u64, bytes: usize, align: usize) -> Option<Self> {
