@@ -190,9 +190,17 @@ impl FrontEnd {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len().max(1)))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
-            assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "room for descriptors");
+            assert!(
+                control.push(SendAncillaryMessage::ScmRights(fds)),
+                "room for descriptors"
+            );
         }
-        let mut sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        let mut sent = sendmsg(
+            &self.stream,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
         while sent < bytes.len() {
             let rest = IoSlice::new(&bytes[sent..]);
             sent += sendmsg(

@@ -178,7 +178,11 @@ impl PackedRing {
     fn put_chain(&mut self, chain: &[Raw], id: u16) {
         for (i, raw) in chain.iter().enumerate() {
             let place = self.next;
-            let turn = if place.wrap { desc_flag::AVAIL } else { desc_flag::USED };
+            let turn = if place.wrap {
+                desc_flag::AVAIL
+            } else {
+                desc_flag::USED
+            };
             let id = if i + 1 == chain.len() { id } else { 0xdead };
             let bytes = descriptor(raw.addr, raw.len, [id, raw.flags | turn]);
             let at = self.ring + 16 * u64::from(place.at);

@@ -85,7 +85,10 @@ impl Offered {
             ram.free(at, bytes);
         }
         let room = self.room();
-        assert!(len <= room, "the device wrote {len} bytes into a buffer of {room}");
+        assert!(
+            len <= room,
+            "the device wrote {len} bytes into a buffer of {room}"
+        );
         Used {
             id,
             len,

@@ -110,7 +110,11 @@ impl SplitRing {
         }
         let descriptors: Vec<u16> = (0..needed).filter_map(|_| self.take()).collect();
         let links = |i: usize, all: usize, next: u16| {
-            if i + 1 < all { (desc_flag::NEXT, next) } else { (0, 0) }
+            if i + 1 < all {
+                (desc_flag::NEXT, next)
+            } else {
+                (0, 0)
+            }
         };
         let mut table = None;
         if indirect {
