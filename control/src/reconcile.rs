@@ -175,6 +175,12 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                     | "write"
                     | "loop"
                     | "rate"
+                    | "socket"
+                    | "client"
+                    | "queue-pairs"
+                    | "owner"
+                    | "group"
+                    | "permissions"
             )
         });
         keys
