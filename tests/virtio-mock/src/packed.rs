@@ -236,7 +236,7 @@ impl PackedRing {
     fn wants_kick(&self, added: u16) -> bool {
         let (off_wrap, flags) = self.device_event();
         match flags {
-            0 => true,
+            1 => false,
             2 if self.options.event_idx => {
                 let mut event = off_wrap & 0x7fff;
                 if (off_wrap >> 15 == 1) != self.next.wrap {
@@ -244,8 +244,8 @@ impl PackedRing {
                 }
                 need_event(event, self.next.at, self.next.at.wrapping_sub(added))
             }
-            1 => false,
-            other => panic!("the device's event flags are {other}"),
+            // What a driver does not know it takes for a yes.
+            _ => true,
         }
     }
 
