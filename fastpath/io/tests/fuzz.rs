@@ -26,7 +26,7 @@ impl Run<'_> {
     fn number(&self, b: u32) -> u64 {
         let ram = &self.guest.ram;
         let near = u64::from(b >> 8 & 0xff);
-        match b & 7 {
+        match b & 31 {
             0 => near,
             1 => u64::MAX - near,
             2 => ram.end().wrapping_sub(near),
@@ -40,8 +40,13 @@ impl Run<'_> {
         let links = usize::from(a % 5) + 1;
         let one = |i: usize| Raw {
             addr: self.number(b.rotate_left(7 * i as u32)),
-            len: (self.number(b.rotate_left(11 * i as u32 + 3)) as u32) >> (a >> 8 & 31),
-            flags: (b.rotate_left(13 * i as u32) & 6) as u16 | u16::from(i + 1 < links),
+            len: (self.number(b.rotate_left(11 * i as u32 + 3)) as u32) >> 15 >> (a >> 8 & 7),
+            // Mostly of the right direction.
+            flags: u16::from(i + 1 < links)
+                | match b.rotate_left(13 * i as u32) & 15 {
+                    flags @ 0..4 => flags as u16 * 2,
+                    _ => (a >> 5 & 1) * 2,
+                },
         };
         (0..links).map(one).collect()
     }
@@ -68,6 +73,7 @@ impl Run<'_> {
                     _ => NetHeader::from_bytes(&bytes),
                 };
                 _ = queue.send(header, &frame, shape);
+                _ = queue.flush();
             }
             2 => _ = queue.flush(),
             // …or not: its rings, an indirect table, anything.

@@ -1,5 +1,6 @@
 //! Descriptors that point to what is not theirs.
 
+use crate::bed::frame;
 use crate::scene::{Behaviour, Expect, Kind, Scene, linked, readable, writable};
 use clearway_io::{GuestMemory, VhostConfig};
 use std::sync::Arc;
@@ -196,6 +197,25 @@ pub const ALL: &[Behaviour] = &[
                 s.sends(&[readable(at, 1012)]);
                 s.receives(&[writable(at, 1012)]);
             }
+        },
+    },
+    Behaviour {
+        name: "receive_into_what_is_being_sent_to_itself",
+        does: "sends to itself, by way of another VLAN, into the very bytes that it sends",
+        expect: Expect::Harmless,
+        kind: Kind::Both,
+        act: |s| {
+            // Below, at and above the frame, which is held but for its head.
+            for shift in [0, 1, 100, 300, 1000] {
+                let at = s.guest.ram.take(20_000, 64) + 2000;
+                for to in [at - shift, at + shift] {
+                    s.guest.ram.write(at, &[&[0; 12][..], &frame(1, 6000)].concat());
+                    s.sends(&[readable(at, 6012)]);
+                    s.receives(&linked(vec![writable(to, 700), writable(to + 700, 6000)]));
+                    s.hairpin();
+                }
+            }
+            assert_eq!(s.forwarded, 10);
         },
     },
 ];

@@ -46,6 +46,9 @@ pub const ALL: &[Behaviour] = &[
             let at = s.buffer(100);
             s.receives(&[writable(at, 50)]);
             s.receives(&[writable(at + 50, 3)]);
+            s.turn();
+            assert_eq!(s.delivered, 0);
+            assert!(s.guest.rx().ring.used().is_none(), "the frame is in no buffer");
         },
     },
     Behaviour {

@@ -277,6 +277,17 @@ impl Scene {
         assert_eq!(self.witness_port.rx_lost(), Default::default());
     }
 
+    /// Has what the hostile guest sends go back to it.
+    pub fn hairpin(&mut self) {
+        let Some(port) = &mut self.port else { return };
+        let mut batch = FrameBatch::new();
+        self.forwarded += port.rx_batch(&mut self.bed.pools, &mut batch) as u64;
+        let mut list: Vec<_> = batch.drain(..).collect();
+        port.tx_batch(&mut self.bed.pools, &mut list);
+        list.drain(..).for_each(|frame| self.bed.pools.free(frame));
+        port.rx_done();
+    }
+
     /// The port serves its guest: frames in both directions.
     fn works(&mut self, name: &str) {
         let (forwarded, delivered) = (self.forwarded, self.delivered);
