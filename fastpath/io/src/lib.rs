@@ -31,6 +31,7 @@ mod table;
 mod timer;
 mod umem;
 mod vhost;
+mod vnet;
 mod xsk;
 
 pub use batch::{BATCH, FrameBatch, Leaving};
