@@ -356,6 +356,9 @@ impl Worker {
         };
         pipeline::run(&mut cx, &mut self.batch);
         self.flush();
+        if let Some(queue) = self.queues[index].as_mut() {
+            queue.io.rx_done();
+        }
         n
     }
 

@@ -142,6 +142,12 @@ impl Frame {
         if self.next >= HELD { NO_CHUNK } else { self.next }
     }
 
+    /// Whether it needs no chunk beyond its first: it is linear, or the rest is held.
+    #[inline(always)]
+    pub(crate) fn next_is_plain(&self) -> bool {
+        self.next >= HELD
+    }
+
     /// Whether a part of it is in a guest's memory.
     #[inline(always)]
     #[must_use]

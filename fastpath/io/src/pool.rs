@@ -230,6 +230,12 @@ impl PoolSet {
         }
     }
 
+    /// Gives back the first `n` frames of a list, most of one region.
+    #[inline]
+    pub(crate) fn free_front(&mut self, frames: &mut Vec<Frame>, n: usize) {
+        frames.drain(..n).for_each(|frame| self.free(frame));
+    }
+
     /// A copy of `frame` in `region`, linear or chained as the sizes demand; none when chunks are short.
     #[must_use]
     pub fn copy(&mut self, frame: &Frame, region: RegionId) -> Option<Frame> {

@@ -16,6 +16,20 @@ pub fn prefetch_write<T: ?Sized>(value: &T) {
     unsafe { _mm_prefetch::<_MM_HINT_ET0>(core::ptr::from_ref(value).cast()) }
 }
 
+/// [`prefetch_read`] for memory that nobody has a reference to.
+#[inline(always)]
+pub(crate) fn prefetch_address(at: *const u8) {
+    // SAFETY: PREFETCHT0 is a hint: it neither faults nor changes what the program can observe.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+}
+
+/// [`prefetch_write`] for memory that nobody has a reference to.
+#[inline(always)]
+pub(crate) fn prefetch_address_write(at: *const u8) {
+    // SAFETY: PREFETCHW is a hint: it neither faults nor changes what the program can observe.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+}
+
 /// Starts loading the second and all further cache lines of `bytes`, as far as the second-level cache: a batch of
 /// whole packets does not fit the first.
 #[inline(always)]

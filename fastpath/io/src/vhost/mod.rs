@@ -9,9 +9,16 @@
 //! A [`VhostPort`] is one queue pair of a connection whose rings are started. It never changes its shape: for whatever a
 //! front-end changes, control takes it from its worker and makes another. Knows no messages.
 
+mod copy;
+mod map;
 mod memory;
+mod packed;
 mod port;
+mod receive;
+mod ring;
 mod sigbus;
+mod split;
+mod transmit;
 
 pub use memory::{GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec};
 pub use port::{VhostConfig, VhostPort, VringConfig, VringError};

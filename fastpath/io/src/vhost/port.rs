@@ -1,8 +1,14 @@
 //! One queue pair of a guest as a port.
 
 use super::GuestMemory;
+use super::map::GuestMap;
+use super::packed::PackedRing;
+use super::receive::Receive;
+use super::ring::{F_RING_PACKED, Violation, Vring};
+use super::split::SplitRing;
+use super::transmit::Transmit;
 use crate::{Fault, Frame, FrameBatch, Offloads, PoolSet, Port, RegionId, RxCounts, TxCounts, Umem};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// A ring as the messages of the front-end describe it.
@@ -16,13 +22,14 @@ pub struct VringConfig {
     pub driver: u64,
     /// The used ring; with a packed ring the device's event suppression.
     pub device: u64,
-    /// Where the device goes on: the value of SET_VRING_BASE and of GET_VRING_BASE's reply.
+    /// Where the device goes on: the value of SET_VRING_BASE and of GET_VRING_BASE's reply. A split ring goes on at its
+    /// used index, whatever this says.
     pub base: u32,
     /// SET_VRING_ENABLE: a ring that is disabled supplies no frames to the guest, and what it sends is discarded.
     pub enabled: bool,
-    /// Readable when the guest has made buffers available; none: the front-end wants to be polled.
+    /// An eventfd, readable when the guest has made buffers available; none: the front-end wants to be polled.
     pub kick: Option<OwnedFd>,
-    /// To be signalled when buffers were used; none: the front-end polls.
+    /// An eventfd, to be signalled when buffers were used; none: the front-end polls.
     pub call: Option<OwnedFd>,
     /// Guest address that stands for the used ring in the dirty log (VHOST_VRING_F_LOG).
     pub log_address: Option<u64>,
@@ -44,9 +51,9 @@ pub struct VhostConfig {
 /// Why a ring can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VringError {
-    /// The size is not one that the ring's format allows.
+    /// The size, or the base, is not one that the ring's format allows.
     #[error(
-        "a ring of {0} entries is not possible: a split ring takes a power of two up to 32768, a packed one 1 to 32768"
+        "a ring of {0} entries is not possible, or its base is behind its end: a split ring takes a power of two up to 32768, a packed one 1 to 32768"
     )]
     Size(u16),
     /// A part of the ring is not in the guest's memory, or not aligned.
@@ -63,31 +70,203 @@ pub enum VringError {
     },
 }
 
+/// virtio 1.2 §5.1.3, and 1.3 for USO.
+mod feature {
+    pub(super) const CSUM: u64 = 1;
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const GUEST_ECN: u64 = 1 << 9;
+    pub(super) const GUEST_UFO: u64 = 1 << 10;
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    pub(super) const HOST_ECN: u64 = 1 << 13;
+    pub(super) const HOST_UFO: u64 = 1 << 14;
+    pub(super) const MRG_RXBUF: u64 = 1 << 15;
+    pub(super) const ANY_LAYOUT: u64 = 1 << 27;
+    pub(super) const VERSION_1: u64 = 1 << 32;
+    pub(super) const GUEST_USO4: u64 = 1 << 54;
+    pub(super) const GUEST_USO6: u64 = 1 << 55;
+    pub(super) const HOST_USO: u64 = 1 << 56;
+}
+
+/// What a receiver takes untouched, by feature; all of it needs GUEST_CSUM (§5.1.3.1).
+const OFFLOADS: [(u64, Offloads); 7] = [
+    (feature::GUEST_CSUM, Offloads::CHECKSUM),
+    (feature::GUEST_TSO4, Offloads::TSO4),
+    (feature::GUEST_TSO6, Offloads::TSO6),
+    (feature::GUEST_ECN, Offloads::ECN),
+    (feature::GUEST_UFO, Offloads::UFO),
+    (feature::GUEST_USO4, Offloads::USO4),
+    (feature::GUEST_USO6, Offloads::USO6),
+];
+
+enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+impl Ring {
+    fn new(config: &VringConfig, memory: &GuestMemory, features: u64) -> Result<Self, VringError> {
+        let mut ring = if features & F_RING_PACKED != 0 {
+            Self::Packed(PackedRing::new(config, memory, features)?)
+        } else {
+            Self::Split(SplitRing::new(config, memory, features)?)
+        };
+        ring.ask_for_kicks(false);
+        Ok(ring)
+    }
+
+    fn ask_for_kicks(&mut self, yes: bool) {
+        match self {
+            Self::Split(ring) => ring.ask_for_kicks(yes),
+            Self::Packed(ring) => ring.ask_for_kicks(yes),
+        }
+    }
+
+    fn has_some(&mut self) -> bool {
+        0 < match self {
+            Self::Split(ring) => ring.available(1),
+            Self::Packed(ring) => ring.available(1),
+        }
+    }
+
+    fn base(&self) -> u32 {
+        match self {
+            Self::Split(ring) => ring.base(),
+            Self::Packed(ring) => ring.base(),
+        }
+    }
+}
+
+/// A ring, its descriptors, and what its direction needs.
+struct Queue<T> {
+    ring: Ring,
+    way: T,
+    config: VringConfig,
+}
+
+impl<T> Queue<T> {
+    /// Tells a driver that waits for what was completed.
+    #[inline]
+    fn call_if_wanted(&mut self) {
+        let Some(fd) = &self.config.call else { return };
+        let wanted = match &mut self.ring {
+            Ring::Split(ring) => ring.must_call(),
+            Ring::Packed(ring) => ring.must_call(),
+        };
+        if wanted {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: the buffer is 8 bytes long and lives through the call. A counter that is full is readable anyway.
+            unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        }
+    }
+
+    fn close(self) -> VringConfig {
+        VringConfig {
+            base: self.ring.base(),
+            ..self.config
+        }
+    }
+}
+
 /// See the module's text.
 pub struct VhostPort {
-    config: VhostConfig,
+    transmit: Option<Queue<Transmit>>,
+    receive: Option<Queue<Receive>>,
+    memory: Arc<GuestMemory>,
+    features: u64,
+    offloads: Offloads,
     umem: Umem,
+    armed: bool,
+    fault: Option<Fault>,
 }
 
 impl VhostPort {
     /// The virtio features that the rings know.
-    pub const FEATURES: u64 = 1 << 32;
+    pub const FEATURES: u64 = feature::CSUM
+        | feature::GUEST_CSUM
+        | feature::GUEST_TSO4
+        | feature::GUEST_TSO6
+        | feature::GUEST_ECN
+        | feature::GUEST_UFO
+        | feature::HOST_TSO4
+        | feature::HOST_TSO6
+        | feature::HOST_ECN
+        | feature::HOST_UFO
+        | feature::MRG_RXBUF
+        | feature::ANY_LAYOUT
+        | feature::VERSION_1
+        | feature::GUEST_USO4
+        | feature::GUEST_USO6
+        | feature::HOST_USO
+        | super::ring::F_INDIRECT_DESC
+        | super::ring::F_EVENT_IDX
+        | super::ring::F_RING_PACKED
+        | super::ring::F_IN_ORDER;
 
     /// A port on started rings. Its frames are made of chunks of `umem`.
     ///
     /// # Errors
     /// [`VringError`] if a ring is impossible.
     pub fn new(config: VhostConfig, umem: &Umem) -> Result<Self, VringError> {
+        let VhostConfig {
+            memory,
+            features,
+            transmit,
+            receive,
+        } = config;
+        // §5.1.6.1: without VERSION_1, num_buffers is there only for mergeable buffers.
+        let mergeable = features & feature::MRG_RXBUF != 0;
+        let header = if mergeable || features & feature::VERSION_1 != 0 {
+            12
+        } else {
+            10
+        };
+        let has = |(bit, offload): &(u64, Offloads)| {
+            if features & bit != 0 {
+                *offload
+            } else {
+                Offloads::empty()
+            }
+        };
+        let offloads = OFFLOADS.iter().map(has).fold(Offloads::empty(), Offloads::union);
+        let transmit = transmit.map(|config| {
+            let ring = Ring::new(&config, &memory, features)?;
+            let way = Transmit::new(GuestMap::new(&memory), header, config.size);
+            Ok(Queue { ring, way, config })
+        });
+        let receive = receive.map(|config| {
+            let ring = Ring::new(&config, &memory, features)?;
+            let way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
+            Ok(Queue { ring, way, config })
+        });
         Ok(Self {
-            config,
+            transmit: transmit.transpose()?,
+            receive: receive.transpose()?,
+            memory,
+            features,
+            offloads: if offloads.contains(Offloads::CHECKSUM) {
+                offloads
+            } else {
+                Offloads::empty()
+            },
             umem: umem.clone(),
+            armed: false,
+            fault: None,
         })
     }
 
     /// What it was made of, with the bases as they are now: what GET_VRING_BASE replies, and what its successor needs.
     #[must_use]
-    pub fn into_config(self) -> VhostConfig {
-        self.config
+    pub fn into_config(mut self) -> VhostConfig {
+        self.rx_done();
+        VhostConfig {
+            memory: self.memory,
+            features: self.features,
+            transmit: self.transmit.map(Queue::close),
+            receive: self.receive.map(Queue::close),
+        }
     }
 
     /// The region of its frames.
@@ -95,36 +274,126 @@ impl VhostPort {
     pub fn region(&self) -> RegionId {
         self.umem.id()
     }
+
+    #[cold]
+    fn violated(&mut self, queue: &str, violation: Violation) {
+        self.fault = Some(Fault(format!(
+            "the guest broke the rules of its {queue} queue: {violation}"
+        )));
+    }
+
+    #[cold]
+    fn disarm(&mut self) {
+        self.armed = false;
+        if let Some(queue) = &mut self.transmit {
+            queue.ring.ask_for_kicks(false);
+        }
+    }
 }
 
 impl Port for VhostPort {
-    fn rx_batch(&mut self, _: &mut PoolSet, _: &mut FrameBatch) -> usize {
-        0
+    #[inline]
+    fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize {
+        if self.armed {
+            self.disarm();
+        }
+        let (Some(queue), None) = (&mut self.transmit, &self.fault) else {
+            return 0;
+        };
+        let Some(pool) = pools.get(self.umem.id()) else {
+            return 0;
+        };
+        let result = match &mut queue.ring {
+            Ring::Split(ring) => queue.way.receive(ring, pool, batch),
+            Ring::Packed(ring) => queue.way.receive(ring, pool, batch),
+        };
+        let enabled = queue.config.enabled;
+        let n = match result {
+            Ok(n) => n,
+            Err(violation) => {
+                self.violated("transmit", violation);
+                batch.len()
+            }
+        };
+        if !enabled {
+            // What a disabled ring carries is taken and discarded (vhost-user, "Ring states").
+            batch.drain(..).for_each(|frame| pools.free(frame));
+        }
+        if n == 0 || !enabled {
+            // Buffers that held no frame go back all the same.
+            self.rx_done();
+            return 0;
+        }
+        n
     }
 
-    fn tx_batch(&mut self, _: &mut PoolSet, _: &mut Vec<Frame>) -> TxCounts {
-        TxCounts::default()
+    #[inline]
+    fn rx_done(&mut self) {
+        let Some(queue) = &mut self.transmit else { return };
+        let taken = &mut queue.way.taken;
+        if taken.is_empty() {
+            return;
+        }
+        match &mut queue.ring {
+            Ring::Split(ring) => ring.complete_transmitted(taken),
+            Ring::Packed(ring) => ring.complete_transmitted(taken),
+        }
+        taken.clear();
+        queue.call_if_wanted();
+    }
+
+    #[inline]
+    fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts {
+        let (Some(queue), None) = (&mut self.receive, &self.fault) else {
+            return TxCounts::default();
+        };
+        if !queue.config.enabled {
+            return TxCounts::default();
+        }
+        let (counts, done, result) = match &mut queue.ring {
+            Ring::Split(ring) => queue.way.send(ring, frames),
+            Ring::Packed(ring) => queue.way.send(ring, frames),
+        };
+        if counts.packets > 0 {
+            queue.call_if_wanted();
+        }
+        if let Err(violation) = result {
+            self.violated("receive", violation);
+        }
+        pools.free_front(frames, done);
+        counts
     }
 
     fn reclaim(&mut self, _: &mut PoolSet) {}
 
     fn offloads(&self) -> Offloads {
-        Offloads::empty()
+        self.offloads
     }
 
     fn fault(&self) -> Option<&Fault> {
-        None
+        self.fault.as_ref()
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.config.transmit.as_ref()?.kick.as_ref().map(AsFd::as_fd)
+        self.transmit.as_ref()?.config.kick.as_ref().map(AsFd::as_fd)
     }
 
     fn arm(&mut self) -> bool {
-        false
+        let Some(queue) = &mut self.transmit else {
+            return false;
+        };
+        self.armed = true;
+        queue.ring.ask_for_kicks(true);
+        queue.ring.has_some()
     }
 
     fn rx_lost(&mut self) -> RxCounts {
-        RxCounts::default()
+        if self.memory.is_torn() && self.fault.is_none() {
+            self.violated("transmit or receive", Violation::TornMemory);
+        }
+        RxCounts {
+            missed: 0,
+            invalid: self.transmit.as_ref().map_or(0, |queue| queue.way.invalid),
+        }
     }
 }

@@ -1,0 +1,308 @@
+//! The packed virtqueue (virtio 1.2 §2.8).
+//!
+//! ```text
+//!   ring: {address, len, id, flags}[size]: available when AVAIL is the lap's bit and USED is not; used when both are it
+//!   event suppression of driver and device: {offset and wrap, flags}
+//! ```
+
+use super::map::GuestMap;
+use super::memory::GuestMemory;
+use super::port::{VringConfig, VringError};
+use super::ring::{
+    Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, NEXT, RingPart, Slot, Slots, Used,
+    Violation, Vring, WRITE, add_pieces, check_direction, indirect_entries,
+};
+use crate::frame::Piece;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+/// Where the flags are in a descriptor's second half.
+const FLAGS: u32 = 48;
+const ENABLE: u16 = 0;
+const DISABLE: u16 = 1;
+const DESC: u16 = 2;
+const WRAP: u16 = 1 << 15;
+
+/// A place in the ring: which descriptor, on an odd or an even lap.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Position {
+    index: u16,
+    wrap: bool,
+}
+
+impl Position {
+    #[inline(always)]
+    fn plus(self, n: u16, size: u16) -> Self {
+        let index = u32::from(self.index) + u32::from(n);
+        if index < u32::from(size) {
+            Self {
+                index: index as u16,
+                ..self
+            }
+        } else {
+            // n is at most the size.
+            Self {
+                index: (index - u32::from(size)) as u16,
+                wrap: !self.wrap,
+            }
+        }
+    }
+
+    fn to_bits(self) -> u16 {
+        self.index | if self.wrap { WRAP } else { 0 }
+    }
+}
+
+pub(super) struct PackedRing {
+    ring: RingPart,
+    driver_event: RingPart,
+    device_event: RingPart,
+    size: u16,
+    next: Position,
+    used_next: Position,
+    /// `used_next` when the driver was last told.
+    told: u16,
+    event_idx: bool,
+    in_order: bool,
+    indirect: bool,
+}
+
+impl PackedRing {
+    pub(super) fn new(config: &VringConfig, memory: &GuestMemory, features: u64) -> Result<Self, VringError> {
+        let size = config.size;
+        let next = Position {
+            index: config.base as u16 & !WRAP,
+            wrap: config.base as u16 & WRAP != 0,
+        };
+        if size == 0 || size > 32768 || next.index >= size {
+            return Err(VringError::Size(size));
+        }
+        let part = |part, address, bytes: usize, align| {
+            RingPart::find(memory, address, bytes, align).ok_or(VringError::Address {
+                part,
+                address,
+                bytes: bytes as u64,
+            })
+        };
+        Ok(Self {
+            ring: part("descriptor ring", config.descriptors, 16 * usize::from(size), 16)?,
+            driver_event: part("driver's event suppression", config.driver, 4, 4)?,
+            device_event: part("device's event suppression", config.device, 4, 4)?,
+            size,
+            next,
+            // All that was taken was also completed when we stopped.
+            used_next: next,
+            told: next.index,
+            event_idx: features & F_EVENT_IDX != 0,
+            in_order: features & F_IN_ORDER != 0,
+            indirect: features & F_INDIRECT_DESC != 0,
+        })
+    }
+
+    /// The second half of a descriptor: length, id, flags. Whoever reads it before the address, as here, gets what the
+    /// driver wrote together.
+    #[inline(always)]
+    fn rest(&self, index: u16) -> u64 {
+        self.ring.u64(usize::from(index) * 16 + 8).load(Acquire)
+    }
+
+    #[inline(always)]
+    fn is_available(rest: u64, wrap: bool) -> bool {
+        let flags = (rest >> FLAGS) as u16;
+        (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u16, rest: u64) -> Slot {
+        Slot {
+            address: self.ring.u64(usize::from(index) * 16).load(Relaxed),
+            len: rest as u32,
+            flags: (rest >> FLAGS) as u16,
+            id: (rest >> 32) as u16,
+            descriptors: 1,
+            next: index,
+        }
+    }
+
+    /// How many descriptors a chain takes up, and its id: that of the last (§2.8.6).
+    #[cold]
+    fn extent(&self, first: Position) -> Result<(u16, u16), Violation> {
+        for n in 1..self.size {
+            let rest = self.rest(first.plus(n, self.size).index);
+            if (rest >> FLAGS) as u16 & NEXT == 0 {
+                return Ok((n + 1, (rest >> 32) as u16));
+            }
+        }
+        Err(Violation::ChainTooLong { size: self.size })
+    }
+
+    /// The second half of a used descriptor. A length says that something was written (§2.8.5).
+    #[inline(always)]
+    fn used(&self, at: Position, id: u16, len: u32) -> u64 {
+        let lap = if at.wrap { AVAIL | USED } else { 0 };
+        let flags = lap | if len > 0 { WRITE } else { 0 };
+        u64::from(flags) << FLAGS | u64::from(id) << 32 | u64::from(len)
+    }
+
+    #[inline(always)]
+    fn write_used(&self, at: Position, id: u16, len: u32) {
+        let place = self.ring.u64(usize::from(at.index) * 16 + 8);
+        place.store(self.used(at, id, len), Release);
+    }
+}
+
+impl Vring for PackedRing {
+    #[inline(always)]
+    fn fetch(&mut self, want: usize, slots: &mut Slots) -> Result<usize, Violation> {
+        let mut at = self.next;
+        for (n, slot) in slots.iter_mut().enumerate().take(want) {
+            let rest = self.rest(at.index);
+            if !Self::is_available(rest, at.wrap) {
+                return Ok(n);
+            }
+            *slot = self.slot(at.index, rest);
+            if slot.flags & NEXT != 0 {
+                (slot.descriptors, slot.id) = self.extent(at)?;
+            }
+            at = at.plus(slot.descriptors, self.size);
+            // A ring that is wholly available, looked through once.
+            if at.index == self.next.index {
+                return Ok(n + 1);
+            }
+        }
+        Ok(want.min(slots.len()))
+    }
+
+    #[inline(always)]
+    fn available(&mut self, most: usize) -> usize {
+        let most = most.clamp(1, usize::from(self.size)) as u16;
+        let last = self.next.plus(most - 1, self.size);
+        if Self::is_available(self.rest(last.index), last.wrap) {
+            return most.into();
+        }
+        usize::from(Self::is_available(self.rest(self.next.index), self.next.wrap))
+    }
+
+    fn walk(
+        &self,
+        slot: &Slot,
+        map: &mut GuestMap,
+        direction: Direction,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), Violation> {
+        let mut part = *slot;
+        for n in 1..=slot.descriptors {
+            if part.flags & INDIRECT != 0 {
+                let entries = indirect_entries(&part, self.indirect, self.size)?;
+                // In a packed ring's table entries follow one another; only WRITE counts (§2.8.7).
+                for index in 0..entries {
+                    let (address, rest) = map.descriptor(part.address, index)?;
+                    let entry = Slot {
+                        address,
+                        len: rest as u32,
+                        flags: (rest >> FLAGS) as u16,
+                        ..part
+                    };
+                    if entry.flags & INDIRECT != 0 {
+                        return Err(Violation::NestedIndirect);
+                    }
+                    check_direction(&entry, direction)?;
+                    add_pieces(map, entry.address, entry.len, pieces, self.size)?;
+                }
+            } else {
+                check_direction(&part, direction)?;
+                add_pieces(map, part.address, part.len, pieces, self.size)?;
+            }
+            let first = Position {
+                index: slot.next,
+                wrap: false,
+            };
+            if n < slot.descriptors {
+                let index = first.plus(n, self.size).index;
+                part = self.slot(index, self.rest(index));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn take(&mut self, slots: &[Slot]) {
+        for slot in slots {
+            self.next = self.next.plus(slot.descriptors, self.size);
+        }
+    }
+
+    #[inline(always)]
+    fn complete(&mut self, used: &[Used]) {
+        let Some((first, others)) = used.split_first() else {
+            return;
+        };
+        let start = self.used_next;
+        let mut at = start.plus(first.descriptors, self.size);
+        for buffer in others {
+            self.write_used(at, buffer.id, buffer.len);
+            at = at.plus(buffer.descriptors, self.size);
+        }
+        // The first one last: the driver, which waits there, then finds them all.
+        self.write_used(start, first.id, first.len);
+        self.used_next = at;
+    }
+
+    #[inline(always)]
+    fn complete_transmitted(&mut self, used: &[Used]) {
+        match used.last() {
+            // §2.8.9, in order: one used descriptor, with the last one's id, stands for the batch.
+            Some(last) if self.in_order => {
+                let start = self.used_next;
+                for buffer in used {
+                    self.used_next = self.used_next.plus(buffer.descriptors, self.size);
+                }
+                self.write_used(start, last.id, 0);
+            }
+            _ => self.complete(used),
+        }
+    }
+
+    #[inline(always)]
+    fn must_call(&mut self) -> bool {
+        let new = self.used_next.index;
+        let mut old = std::mem::replace(&mut self.told, new);
+        // What is used must be out before we look at what the driver wants: it does the two in the opposite order.
+        fence(SeqCst);
+        match self.driver_event.u16(2).load(Acquire) {
+            DISABLE => false,
+            DESC if self.event_idx => {
+                let event = self.driver_event.u16(0).load(Relaxed);
+                let mut offset = event & !WRAP;
+                if new <= old {
+                    old = old.wrapping_sub(self.size);
+                }
+                if (event & WRAP != 0) != self.used_next.wrap {
+                    offset = offset.wrapping_sub(self.size);
+                }
+                new.wrapping_sub(offset).wrapping_sub(1) < new.wrapping_sub(old)
+            }
+            _ => true,
+        }
+    }
+
+    fn ask_for_kicks(&mut self, yes: bool) {
+        let flags = match (yes, self.event_idx) {
+            (false, _) => DISABLE,
+            (true, false) => ENABLE,
+            (true, true) => {
+                self.device_event.u16(0).store(self.next.to_bits(), Relaxed);
+                DESC
+            }
+        };
+        self.device_event.u16(2).store(flags, Release);
+        fence(SeqCst);
+    }
+
+    fn base(&self) -> u32 {
+        // The device's two positions (vhost-user, "Vring base for packed virtqueues").
+        u32::from(self.next.to_bits()) | u32::from(self.used_next.to_bits()) << 16
+    }
+}
