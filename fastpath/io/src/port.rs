@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{AfXdpPort, Frame, FrameBatch, Offloads, PcapngPort, PoolSet, RegionId, VhostPort};
+use crate::{AfXdpPort, Frame, FrameBatch, Offloads, PcapngPort, PoolSet, RegionId, TapPort, VhostPort};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -83,6 +83,8 @@ pub enum AnyPort {
     Pcapng(Box<PcapngPort>),
     /// One queue pair of a guest.
     Vhost(Box<VhostPort>),
+    /// One queue of a TAP.
+    Tap(Box<TapPort>),
 }
 
 impl AnyPort {
@@ -94,6 +96,7 @@ impl AnyPort {
             AnyPort::AfXdp(port) => Some(port.umem().id()),
             AnyPort::Pcapng(port) => Some(port.region()),
             AnyPort::Vhost(port) => Some(port.region()),
+            AnyPort::Tap(port) => Some(port.region()),
         }
     }
 }
@@ -105,6 +108,7 @@ macro_rules! each {
             AnyPort::AfXdp($port) => $call,
             AnyPort::Pcapng($port) => $call,
             AnyPort::Vhost($port) => $call,
+            AnyPort::Tap($port) => $call,
         }
     };
 }
