@@ -41,7 +41,9 @@ pub use schema::json_schema;
 pub use short::ShortFormError;
 pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
 pub use validate::HostFacts;
-pub use values::{Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, PortKind, Queues, TrunkItem};
+pub use values::{
+    Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, Permissions, PortKind, Queues, TrunkItem,
+};
 
 /// For keys that are on unless the configuration turns them off.
 fn yes() -> bool {

@@ -7,7 +7,7 @@ use clearway_wire::{MacAddr, Vid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
+use crate::values::{PcpPolicy, Permissions, PortKind, Queues, TrunkItem};
 use crate::{Name, schema, yes};
 
 /// One port: a place where frames enter and leave the forwarder.
@@ -75,6 +75,26 @@ pub struct Port {
     #[schemars(range(min = 1, max = 100_000_000))]
     pub rate: Option<u32>,
 
+    /// `vhost-user`: the unix socket over which the guest's side (QEMU, DPDK's virtio_user) is told and tells what memory and rings there are. An absolute path. One guest at a time: while one is connected, further ones are turned away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// `vhost-user`: connect to `socket`, where the guest's side listens, and again whenever the connection is lost; else listen there.
+    #[serde(default)]
+    pub client: bool,
+    /// `vhost-user`: the most queue pairs (one to receive, one to transmit) that the guest may use. Each is polled by one worker. Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub queue_pairs: Option<u16>,
+    /// `vhost-user`: the user whom the socket belongs to, by name or number. Not with `client`. Absent: the daemon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// `vhost-user`: the group that the socket belongs to, by name or number. Not with `client`. Absent: the daemon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `vhost-user`: who may connect, in octal as for chmod(1): connecting takes the right to write. Not with `client`. Absent: `"0660"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+
     /// The bridge domain of this port's untagged frames; tagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Name>,
@@ -113,7 +133,7 @@ pub struct Port {
     /// Upper limits for traffic that is flooded, received on this port.
     #[serde(default, skip_serializing_if = "StormControl::is_empty")]
     pub storm_control: StormControl,
-    /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU.
+    /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU; for `vhost-user` what the guest's side says (host_mtu), else 1500. With `vhost-user` a guest that asks for more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 9216))]
     pub mtu: Option<u16>,
@@ -128,6 +148,11 @@ impl Port {
     pub const BUSY_POLL_BUDGET: std::ops::RangeInclusive<u16> = 1..=1024;
     /// The smallest and the largest `mtu`, in bytes: 576 is what every IPv4 host takes (RFC 791), 9216 the jumbo frame switches agree on.
     pub const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
+    /// The fewest and the most `queue-pairs`.
+    pub const QUEUE_PAIRS: std::ops::RangeInclusive<u16> = 1..=16;
+    /// The longest file name of a `socket` whose path is longer than a unix socket's address: it is then reached
+    /// through its folder's descriptor, as `/proc/self/fd/NUMBER/NAME`.
+    pub const SOCKET_NAME: usize = 80;
     /// The smallest and the largest `rate`, in frames a second.
     pub const RATE: std::ops::RangeInclusive<u32> = 1..=100_000_000;
 
@@ -150,6 +175,12 @@ impl Port {
             write: None,
             repeat: false,
             rate: None,
+            socket: None,
+            client: false,
+            queue_pairs: None,
+            owner: None,
+            group: None,
+            permissions: None,
             access: None,
             tunnel: None,
             trunk: Vec::new(),
@@ -170,6 +201,11 @@ impl Port {
             interface: Some(interface.into()),
             ..Port::new(PortKind::AfXdp)
         }
+    }
+
+    /// The most queue pairs of a `vhost-user` port.
+    pub fn queue_pairs(&self) -> u16 {
+        self.queue_pairs.unwrap_or(1)
     }
 
     /// The layer 2 service of the port, as far as the port itself says it. In a valid spec exactly one applies;

@@ -83,6 +83,36 @@ pub enum Problem {
         most: usize,
     },
 
+    /// A socket path that names no file.
+    #[error("the socket path {:?} names a folder; add the socket's own name", brief_path(.path))]
+    SocketFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A socket path that is too long, whose name is too long for the way around.
+    #[error(
+        "the socket's file name has {length} bytes; in a path of more than 107 bytes {most} are the most: choose a shorter one"
+    )]
+    SocketNameTooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The longest one, in bytes.
+        most: usize,
+    },
+    /// Two things at one socket path.
+    #[error("the socket {:?} is already that of `{other}`; give each a path of its own", brief_path(.path))]
+    SocketTwice {
+        /// The path.
+        path: PathBuf,
+        /// What has it.
+        other: Path,
+    },
+    /// Rights for a socket that is somebody else's.
+    #[error(
+        "with `client` the socket is made by who listens there, and so are its rights; remove this key or `client`"
+    )]
+    ClientSocket,
+
     // --- names ---
     /// A name that nothing has.
     #[error("there is no {what} `{name}`{hint}; add it under `{section}` or correct the name", hint = mean(.nearest))]
@@ -150,6 +180,14 @@ pub enum Problem {
     QueueNotUsed {
         /// The queue.
         queue: u16,
+    },
+    /// A queue pair given to a worker though the port has fewer.
+    #[error("there is no queue pair {queue}; `queue-pairs` is {pairs}, and they are counted from 0")]
+    PairNotUsed {
+        /// The queue pair.
+        queue: u16,
+        /// How many there are.
+        pairs: u16,
     },
     /// A queue given to a worker when workers are chosen by the daemon.
     #[error("worker {worker} is named, but `engine.workers` is not set; list the workers there first")]
@@ -472,6 +510,9 @@ impl Problem {
                 | Problem::TooManyWorkers { .. }
                 | Problem::SocketRelative { .. }
                 | Problem::SocketTooLong { .. }
+                | Problem::SocketFolder { .. }
+                | Problem::SocketNameTooLong { .. }
+                | Problem::SocketTwice { .. }
                 | Problem::Interface { .. }
                 | Problem::InterfaceTwice { .. }
                 | Problem::QueueTwice { .. }

@@ -56,7 +56,8 @@ impl Spec {
     /// or, with `cross_connect`, exactly two of them connected. `core` is the core of the only worker; without it
     /// the daemon chooses.
     ///
-    /// ARG is the interface (`af-xdp`), the file to read (`pcapng`, may be empty) or the name (`memory`). The keys
+    /// ARG is the interface (`af-xdp`), the file to read (`pcapng`, may be empty), the socket (`vhost-user`) or the name
+    /// (`memory`). A key that is on or off may stand alone: `client` is `client=true`. The keys
     /// are a port's keys in the configuration file; lists are separated by `;` and pairs in a list by `=`, as in
     /// `queues=0;1` and `workers=0=1;1=0`. `name` is the port's name; it defaults to the interface or file name.
     pub fn short_form(
@@ -108,6 +109,9 @@ fn without_places(mut errors: ConfigErrors) -> ConfigErrors {
     errors
 }
 
+/// Keys that may stand alone, meaning `true`.
+const FLAGS: [&str; 4] = ["client", "isolated", "loop", "replace"];
+
 /// One port: its name, and its keys as in a configuration file.
 fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
     let wrong = |reason: String| ShortFormError::Form {
@@ -123,6 +127,7 @@ fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
     object.insert("kind".into(), kind.into());
     let key_of_argument = match kind {
         _ if kind == PortKind::AfXdp.as_str() => Some("interface"),
+        _ if kind == PortKind::VhostUser.as_str() => Some("socket"),
         _ if kind == PortKind::Pcapng.as_str() && !argument.is_empty() => Some("read"),
         _ => None,
     };
@@ -131,8 +136,10 @@ fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
     }
     let mut name = None;
     for part in parts {
-        let Some((key, value)) = part.split_once('=') else {
-            return Err(wrong(format!("{part:?} is not key=value")));
+        let (key, value) = match part.split_once('=') {
+            Some(pair) => pair,
+            None if FLAGS.contains(&part) => (part, "true"),
+            None => return Err(wrong(format!("{part:?} is not key=value"))),
         };
         if key == "name" {
             name = Some(value);
@@ -176,7 +183,7 @@ fn parse(key: &str, value: &str) -> Value {
 #[allow(clippy::unwrap_used)] // A failed test is what a failed unwrap is for.
 mod tests {
     use super::*;
-    use crate::{Port, Queues, Steering, XdpMode};
+    use crate::{Permissions, Port, Queues, Steering, XdpMode};
 
     fn short(ports: &[&str], cross_connect: bool) -> Result<Spec, ShortFormError> {
         let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
@@ -261,6 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_its_socket_and_flags_may_stand_alone() {
+        let ports = [
+            "vhost-user:/run/a.sock,permissions=0600",
+            "vhost-user:/run/b.sock,client,queue-pairs=2",
+        ];
+        let spec = short(&ports, false).unwrap();
+        let (a, b) = (&spec.ports["a.sock"], &spec.ports["b.sock"]);
+        assert_eq!(a.socket.as_deref(), Some(std::path::Path::new("/run/a.sock")));
+        assert_eq!(
+            (a.client, a.queue_pairs(), a.permissions),
+            (false, 1, Some(Permissions(0o600)))
+        );
+        assert_eq!((b.client, b.queue_pairs(), b.permissions), (true, 2, None));
+        assert_eq!(
+            short(&["vhost-user:/run/a.sock,client=false"], false)
+                .unwrap()
+                .ports["a.sock"]
+                .client,
+            false
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         assert_eq!(
             message(&[], false),
@@ -290,7 +320,7 @@ mod tests {
         );
         assert_eq!(
             message(&["tap:t0"], false),
-            "--port: ports.t0.kind: ports of kind `tap` are not in this version; it has `af-xdp`, `memory` and `pcapng`"
+            "--port: ports.t0.kind: ports of kind `tap` are not in this version; it has `af-xdp`, `memory`, `pcapng` and `vhost-user`"
         );
         assert_eq!(
             message(&["af-xdp:e,mod=copy,ring-size=x"], false)

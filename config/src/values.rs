@@ -25,13 +25,20 @@ pub enum PortKind {
     Memory,
     /// Capture files: frames are read from one and written to another.
     Pcapng,
+    /// A virtual machine or a DPDK application, through shared memory; messages go over a unix socket.
+    VhostUser,
 }
 
 impl PortKind {
     /// Every kind of this version.
-    pub const ALL: [PortKind; 3] = [PortKind::AfXdp, PortKind::Memory, PortKind::Pcapng];
+    pub const ALL: [PortKind; 4] = [
+        PortKind::AfXdp,
+        PortKind::Memory,
+        PortKind::Pcapng,
+        PortKind::VhostUser,
+    ];
     /// Kinds that the design has and this version has not: asking for one deserves a better answer than "unknown".
-    const PLANNED: [&'static str; 3] = ["tap", "vhost-user", "vf"];
+    const PLANNED: [&'static str; 2] = ["tap", "vf"];
 
     /// The word of the configuration for it.
     pub fn as_str(self) -> &'static str {
@@ -39,6 +46,7 @@ impl PortKind {
             PortKind::AfXdp => "af-xdp",
             PortKind::Memory => "memory",
             PortKind::Pcapng => "pcapng",
+            PortKind::VhostUser => "vhost-user",
         }
     }
 }
@@ -55,7 +63,7 @@ impl<'de> Deserialize<'de> for PortKind {
         impl Visitor<'_> for KindVisitor {
             type Value = PortKind;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a port kind: `af-xdp`, `memory` or `pcapng`")
+                f.write_str("a port kind: `af-xdp`, `memory`, `pcapng` or `vhost-user`")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<PortKind, E> {
                 if let Some(kind) = PortKind::ALL.into_iter().find(|kind| kind.as_str() == text) {
@@ -63,13 +71,71 @@ impl<'de> Deserialize<'de> for PortKind {
                 }
                 if PortKind::PLANNED.contains(&text) {
                     return Err(E::custom(format_args!(
-                        "ports of kind `{text}` are not in this version; it has `af-xdp`, `memory` and `pcapng`"
+                        "ports of kind `{text}` are not in this version; it has `af-xdp`, `memory`, `pcapng` and `vhost-user`"
                     )));
                 }
-                Err(E::unknown_variant(text, &["af-xdp", "memory", "pcapng"]))
+                Err(E::unknown_variant(
+                    text,
+                    &["af-xdp", "memory", "pcapng", "vhost-user"],
+                ))
             }
         }
         deserializer.deserialize_str(KindVisitor)
+    }
+}
+
+/// Who may connect to a socket: the mode bits of its file, in octal as for chmod(1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions(pub u16);
+
+impl Default for Permissions {
+    fn default() -> Permissions {
+        Permissions(0o660)
+    }
+}
+
+impl Serialize for Permissions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Permissions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Permissions, D::Error> {
+        struct OctalVisitor;
+        impl Visitor<'_> for OctalVisitor {
+            type Value = Permissions;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("permissions in octal, 0000 to 0777, such as \"0660\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Permissions, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Str(text), &self);
+                // from_str_radix would take a sign.
+                if !text.bytes().all(|digit| digit.is_ascii_digit()) {
+                    return Err(wrong());
+                }
+                let bits = u16::from_str_radix(text, 8).map_err(|_| wrong())?;
+                if bits > 0o777 {
+                    Err(wrong())
+                } else {
+                    Ok(Permissions(bits))
+                }
+            }
+        }
+        deserializer.deserialize_str(OctalVisitor)
+    }
+}
+
+impl JsonSchema for Permissions {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Permissions".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Permissions in octal, such as `\"0660\"`.",
+            "type": "string",
+            "pattern": "^0*[0-7]{1,3}$"
+        })
     }
 }
 

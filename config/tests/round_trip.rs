@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clearway_config::{
     Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy, Engine, Host, Hugepages, Idle,
-    MoveDamping, Name, PcpPolicy, Period, Port, PortKind, Queues, Spec, StaticMac, Steering, StormControl,
-    TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
+    MoveDamping, Name, PcpPolicy, Period, Permissions, Port, PortKind, Queues, Spec, StaticMac, Steering,
+    StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
 };
 use clearway_wire::{Dscp, MacAddr, Pcp, Vid, Vni};
 use proptest::collection::{btree_map, vec};
@@ -75,8 +75,12 @@ prop_compose! {
         workers in btree_map(any::<u16>(), any::<u16>(), 0..3),
         read in option::of("[ -~é]{0,12}"),
         write in option::of("[ -~é]{0,12}"),
+        (owner, group, socket) in (option::of("[ -~]{0,8}"), option::of("[ -~]{0,8}"), option::of("[ -~é]{0,12}")),
+        (client, queue_pairs) in any::<(bool, Option<u16>)>(),
+        permissions in option::of((0..=0o777u16).prop_map(Permissions)),
     ) -> Port {
         Port {
+            owner, group, socket: socket.map(Into::into), client, queue_pairs, permissions,
             interface, steering, mode, queues, busy_poll, busy_poll_budget, ring_size, frames, replace, checksum, workers,
             read: read.map(Into::into), write: write.map(Into::into), repeat, rate, ..Port::new(kind)
         }

@@ -1,6 +1,7 @@
 //! Ports and cross-connects.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path as FilePath;
 
 use clearway_wire::Vid;
@@ -11,11 +12,13 @@ use crate::path::Path;
 use crate::port::{BusyPoll, Checksum, Service, Steering, XdpMode};
 use crate::problem::Problem;
 use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
-use crate::{BridgeDomain, Name, Port, Spec, TagProtocol};
+use crate::{Api, BridgeDomain, Name, Port, Spec, TagProtocol};
 
 pub(super) fn check(spec: &Spec, findings: &mut Findings) {
     let mut interfaces: BTreeMap<&str, &Name> = BTreeMap::new();
     let mut files: BTreeMap<&FilePath, Path> = BTreeMap::new();
+    let mut sockets: BTreeMap<&FilePath, Path> =
+        [(spec.api.socket.as_path(), Path::root("api").at("socket"))].into();
     let by_vlan = spec.domains_by_vlan();
     for (name, port) in &spec.ports {
         let path = entry(PORT, name);
@@ -42,6 +45,16 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
                 );
             } else {
                 files.insert(file, path.at(key));
+            }
+        }
+        if let Some(socket) = &port.socket {
+            let at = path.at("socket");
+            socket_path(socket, &at, findings);
+            if let Some(other) = sockets.get(socket.as_path()) {
+                let (path, other) = (socket.clone(), other.clone());
+                findings.add(at, Problem::SocketTwice { path, other });
+            } else {
+                sockets.insert(socket, at);
             }
         }
         numbers(port, &path, findings);
@@ -101,10 +114,19 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         ("loop", port.repeat),
         ("rate", port.rate.is_some()),
     ];
+    let vhost_user = [
+        ("socket", port.socket.is_some()),
+        ("client", port.client),
+        ("queue-pairs", port.queue_pairs.is_some()),
+        ("owner", port.owner.is_some()),
+        ("group", port.group.is_some()),
+        ("permissions", port.permissions.is_some()),
+    ];
     let owners = af_xdp
         .iter()
         .map(|key| (PortKind::AfXdp, key))
-        .chain(pcapng.iter().map(|key| (PortKind::Pcapng, key)));
+        .chain(pcapng.iter().map(|key| (PortKind::Pcapng, key)))
+        .chain(vhost_user.iter().map(|key| (PortKind::VhostUser, key)));
     for (owner, (key, set)) in owners {
         if *set && owner != port.kind {
             findings.add(
@@ -134,7 +156,40 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
                 }
             }
         }
+        PortKind::VhostUser if port.socket.is_none() => {
+            findings.add(path.clone(), needs("the key `socket`"));
+        }
+        PortKind::VhostUser if port.client => {
+            for (key, set) in &vhost_user[3..] {
+                if *set {
+                    findings.add(path.at(*key), Problem::ClientSocket);
+                }
+            }
+        }
         _ => {}
+    }
+}
+
+/// A path that a socket can be made at or reached by.
+fn socket_path(socket: &FilePath, path: &Path, findings: &mut Findings) {
+    if !socket.is_absolute() {
+        let socket = socket.to_owned();
+        findings.add(path.clone(), Problem::SocketRelative { path: socket });
+        return;
+    }
+    let whole = socket.as_os_str().as_bytes();
+    let name = socket.file_name().filter(|_| !whole.ends_with(b"/"));
+    let Some(name) = name else {
+        let path_written = socket.to_owned();
+        findings.add(path.clone(), Problem::SocketFolder { path: path_written });
+        return;
+    };
+    if whole.len() > Api::MAX_SOCKET && name.len() > Port::SOCKET_NAME {
+        let problem = Problem::SocketNameTooLong {
+            length: name.len(),
+            most: Port::SOCKET_NAME,
+        };
+        findings.add(path.clone(), problem);
     }
 }
 
@@ -193,6 +248,9 @@ fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
     if let Some(budget) = port.busy_poll_budget {
         findings.range(path.at("busy-poll-budget"), &budget, &Port::BUSY_POLL_BUDGET);
     }
+    if let Some(pairs) = port.queue_pairs {
+        findings.range(path.at("queue-pairs"), &pairs, &Port::QUEUE_PAIRS);
+    }
     if let Some(rate) = port.rate {
         findings.range(path.at("rate"), &rate, &Port::RATE);
     }
@@ -236,6 +294,9 @@ fn queues(spec: &Spec, port: &Port, path: &Path, findings: &mut Findings) {
         }
         if matches!(&port.queues, Queues::List(list) if !list.contains(&queue)) {
             findings.add(path, Problem::QueueNotUsed { queue });
+        } else if port.kind == PortKind::VhostUser && queue >= port.queue_pairs() {
+            let pairs = port.queue_pairs();
+            findings.add(path, Problem::PairNotUsed { queue, pairs });
         }
     }
 }
