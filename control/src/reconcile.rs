@@ -165,6 +165,9 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                 key.as_str(),
                 "kind"
                     | "interface"
+                    | "netns"
+                    | "persistent"
+                    | "queue-pairs"
                     | "mode"
                     | "queues"
                     | "busy-poll"

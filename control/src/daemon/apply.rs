@@ -120,6 +120,7 @@ impl Control {
             self.plug(name);
         }
         self.move_queues(actions);
+        self.change_taps(actions);
         self.remove(&going);
         Ok(())
     }

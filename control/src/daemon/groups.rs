@@ -16,6 +16,10 @@ use clearway_io::{Backing, HEADROOM, HugePages, RingSizes, Umem, UmemError, Umem
 /// where they are.
 pub(super) const POD_GROUP: usize = 8;
 
+/// Chunks for the frames of all guests. Those of a turn are at most a batch of each worker, but frames wait in other
+/// ports' rings, and each worker keeps some.
+const GUEST_CHUNKS: u32 = 8192;
+
 /// Sizes of chunks, bytes: the kernel takes no larger ones than a page.
 const SMALL: u32 = 2048;
 const LARGE: u32 = 4096;
@@ -39,6 +43,9 @@ pub(super) enum Kind {
     },
     /// Ports without an interface: captures.
     Files,
+    /// Guests, all together: frames leave their memory by being copied into chunks of ours, and only while they are on
+    /// their way.
+    Guests,
 }
 
 /// `XdpMode` with an order.
@@ -217,13 +224,17 @@ impl Groups {
             Kind::Pods if coming <= 1 => POD_GROUP.max(need.queues),
             Kind::Pods => known.min(POD_GROUP).max(need.queues),
             Kind::Wires { .. } | Kind::Files => known,
+            Kind::Guests => need.queues,
         };
         let total = (self.queues + known).max(if coming <= 1 { capacity } else { 0 });
         let default = RingSizes::for_queues(total);
         let own = rings(need, default);
         // The port's own wishes, and the default for the others.
         let others = vec![default; capacity - need.queues];
-        let room = chunks(need, own) + RingSizes::chunks(&others, self.workers);
+        let room = match need.kind {
+            Kind::Guests => GUEST_CHUNKS,
+            _ => chunks(need, own) + RingSizes::chunks(&others, self.workers),
+        };
         let umem = Umem::new(UmemGeometry {
             chunk_size: need.chunk_size(),
             chunks: room.next_multiple_of(64),

@@ -12,6 +12,7 @@
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
 //! | `open` `groups` | opening ports; which of them share frame memory |
+//! | `taps` | ports that are TAPs, in whichever network namespace |
 //! | `underlay` | VTEPs and next hops |
 //! | `stations` | the forwarding database: by hand, by configuration, flushed |
 //! | `views` | what the API says of all that |
@@ -29,6 +30,7 @@ mod open;
 mod ports;
 mod signals;
 mod stations;
+mod taps;
 mod underlay;
 mod views;
 

@@ -23,16 +23,7 @@ pub(super) struct Found {
 /// What a port will need; and its interface, if it has one.
 pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>), OpenError> {
     let Some(name) = port.interface.as_deref().filter(|_| port.kind == PortKind::AfXdp) else {
-        let queues = usize::from(port.kind == PortKind::Pcapng);
-        let need = Need {
-            kind: Kind::Files,
-            queues,
-            ring_size: port.ring_size,
-            frames: port.frames,
-            mtu: 9216,
-            whole_kib: false,
-        };
-        return Ok((need, None));
+        return Ok((without_interface(port), None));
     };
     let link = host.link(name)?;
     if !link.ethernet {
@@ -78,6 +69,34 @@ pub(super) fn need(host: &mut Host, port: &Port) -> Result<(Need, Option<Found>)
         };
     }
     Ok((need, Some(Found { link, queues, mode })))
+}
+
+fn without_interface(port: &Port) -> Need {
+    let need = Need {
+        kind: Kind::Files,
+        queues: usize::from(port.kind == PortKind::Pcapng),
+        ring_size: port.ring_size,
+        frames: port.frames,
+        mtu: 9216,
+        whole_kib: false,
+    };
+    match port.kind {
+        // Its frames are on their way only: none waits in a ring of ours.
+        PortKind::VhostUser => Need {
+            kind: Kind::Guests,
+            frames: Some(0),
+            mtu: 1500,
+            ..need
+        },
+        PortKind::Tap => Need {
+            kind: Kind::Guests,
+            queues: usize::from(port.queue_pairs()),
+            frames: Some(0),
+            mtu: 1500,
+            ..need
+        },
+        _ => need,
+    }
 }
 
 /// The mode to ask the kernel for: what the port says, less what the driver says it can't.

@@ -26,6 +26,7 @@ use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
 use crate::host::restore::Changes;
+use crate::host::tap::Tap;
 use crate::host::{Host, HostError, offload, program};
 
 /// SO_BUSY_POLL: for AF_XDP every poll is one pass, whatever the value.
@@ -138,6 +139,8 @@ pub(super) struct Open {
     pub(super) unfinished_checksums: bool,
     /// The interface, for ports that have one.
     pub(super) wire: Option<Wire>,
+    /// The interface of a TAP.
+    pub(super) tap: Option<Tap>,
     /// The other end of a memory port: nobody else has it.
     _peer: Option<MemoryPeer>,
 }
@@ -266,6 +269,8 @@ impl Opener<'_> {
             PortKind::AfXdp => self.af_xdp(port, claim, has_service, ours),
             PortKind::Pcapng => self.pcapng(port, &claim.need),
             PortKind::Memory => memory(),
+            PortKind::Tap => self.tap(port, &claim.need),
+            PortKind::VhostUser => Err(OpenError::Fatal("vhost-user is being written".to_owned())),
         }
     }
 
@@ -343,6 +348,7 @@ impl Opener<'_> {
             warnings,
             unfinished_checksums: unfinished,
             wire: None,
+            tap: None,
             pending: sockets
                 .into_iter()
                 .map(|(queue, socket)| (queue, AnyPort::AfXdp(Box::new(socket))))
@@ -576,7 +582,7 @@ fn memory() -> Result<Open, OpenError> {
     })
 }
 
-fn plain(place: Option<Place>) -> Open {
+pub(super) fn plain(place: Option<Place>) -> Open {
     Open {
         pending: Vec::new(),
         queues: vec![0],
@@ -585,6 +591,7 @@ fn plain(place: Option<Place>) -> Open {
         warnings: Vec::new(),
         unfinished_checksums: false,
         wire: None,
+        tap: None,
         _peer: None,
     }
 }

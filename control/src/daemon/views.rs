@@ -47,8 +47,8 @@ impl Control {
                     worker: worker.0,
                 })
                 .collect(),
-            mac: entry.link().and_then(|link| link.mac),
-            mtu: entry.link().map(|link| link.mtu),
+            mac: entry.shown().and_then(|link| link.mac),
+            mtu: entry.shown().map(|link| link.mtu),
             service: compile::describe(&self.spec, name, &self.underlay.carried_by(name)),
             rx_packets: totals.sum(|c| c.rx_packets.get()),
             rx_bytes: totals.sum(|c| c.rx_bytes.get()),
