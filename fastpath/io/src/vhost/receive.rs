@@ -29,6 +29,27 @@ pub(super) struct Receive {
 // SAFETY: the places lead to memory that `map` keeps mapped, on whatever thread.
 unsafe impl Send for Receive {}
 
+/// Long frames are loaded, and their buffers asked for, so many frames before their turn.
+const AHEAD: usize = 2;
+
+/// Starts loading what a frame has beyond its first line, and the lines that it will be written to.
+#[inline(always)]
+fn prefetch_rest(frame: &Frame, to: *mut u8, header: u32) {
+    // Beyond that the processor's own prefetching has long begun.
+    let end = (header + frame.len()).min(2048) as usize;
+    if end <= 128 || to.is_null() {
+        return;
+    }
+    for piece in frame.pieces() {
+        for at in (0..piece.len.min(2048) as usize).step_by(64) {
+            prefetch_address(piece.data.wrapping_add(at));
+        }
+    }
+    for at in (128..end).step_by(64) {
+        prefetch_address_write(to.wrapping_add(at));
+    }
+}
+
 /// What became of a frame.
 enum Sent {
     /// It took so many buffers.
@@ -103,11 +124,8 @@ impl Receive {
             {
                 // The header is only read, as a rule.
                 prefetch_address(at);
-                let end = (self.header + frame.len()).min(slot.len).min(512);
-                let mut offset = 64;
-                while offset < end {
-                    prefetch_address_write(at.wrapping_add(offset as usize));
-                    offset += 64;
+                if self.header + frame.len() > 64 {
+                    prefetch_address_write(at.wrapping_add(64));
                 }
                 self.places[i] = at;
             }
@@ -130,6 +148,9 @@ impl Receive {
             }
             let slot = self.slots[buffer];
             let place = self.places[buffer];
+            if let (Some(later), Some(to)) = (frames.get(i + AHEAD), self.places.get(buffer + AHEAD)) {
+                prefetch_rest(later, *to, self.header);
+            }
             let whole = self.header + frame.len();
             if !place.is_null() && whole <= slot.len && frame.needs().is_empty() && frame.next_is_plain() {
                 self.plain(place, frame);

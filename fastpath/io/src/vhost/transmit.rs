@@ -44,7 +44,7 @@ unsafe impl Send for Transmit {}
 
 /// What became of a buffer.
 enum Taken {
-    Frame(Frame),
+    Frame,
     Invalid,
     NoChunk,
 }
@@ -86,13 +86,16 @@ impl Transmit {
         let mut done = 0;
         while done < n {
             let slot = self.slots[done];
-            let taken = if self.places[done].is_null() {
-                self.chain(ring, &slot, pool)
-            } else {
-                Ok(self.plain(self.places[done], slot.len, pool))
+            // What most of them are; made where it stays: moving a frame that was just written would wait for the writes.
+            let taken = match self.plain(self.places[done], slot.len, pool) {
+                Some(frame) => {
+                    batch.push(frame);
+                    Ok(Taken::Frame)
+                }
+                None => self.other(ring, done, pool, batch),
             };
             match taken {
-                Ok(Taken::Frame(frame)) => batch.push(frame),
+                Ok(Taken::Frame) => {}
                 Ok(Taken::Invalid) => self.invalid += 1,
                 Ok(Taken::NoChunk) => break,
                 Err(violation) => {
@@ -139,18 +142,18 @@ impl Transmit {
         }
     }
 
-    /// A frame of a buffer in one piece.
+    /// A frame with nothing left undone, short enough to be copied whole, in a buffer in one piece.
     #[inline(always)]
-    fn plain(&self, at: *const u8, len: u32, pool: &mut FramePool) -> Taken {
-        let Some(frame_len) = len
-            .checked_sub(self.header)
-            .filter(|len| (1..=MAX_FRAME).contains(len))
-        else {
-            return Taken::Invalid;
-        };
-        let Some(chunk) = pool.take_chunk() else {
-            return Taken::NoChunk;
-        };
+    fn plain(&self, at: *const u8, len: u32, pool: &mut FramePool) -> Option<Frame> {
+        let frame_len = len.wrapping_sub(self.header);
+        if at.is_null() || frame_len.wrapping_sub(1) >= MAX_FRAME {
+            return None;
+        }
+        // SAFETY: at least `header` bytes are there, which is 10 or more.
+        if unsafe { at.cast::<u16>().read_unaligned() } != 0 {
+            return None;
+        }
+        let chunk = pool.take_chunk()?;
         let head = frame_len.min(HELD_HEAD);
         let region = pool.umem().region();
         let to = region.chunk_at(chunk, HEADROOM).as_ptr();
@@ -166,46 +169,38 @@ impl Transmit {
                 len: frame_len - head,
             }]);
         }
-        // SAFETY: at least `header` bytes are there, which is 10 or more.
-        let first = unsafe { at.cast::<u16>().read_unaligned() };
-        if first == 0 {
-            Taken::Frame(frame)
-        } else {
-            self.undone(at, frame, pool)
-        }
+        Some(frame)
     }
 
-    /// A frame whose header says something.
+    /// Any other buffer.
     #[inline(never)]
-    fn undone(&self, at: *const u8, mut frame: Frame, pool: &mut FramePool) -> Taken {
-        let mut header: VnetHeader = [0; 12];
-        // SAFETY: 10 bytes of the header are there, whichever kind it is.
-        unsafe { std::ptr::copy_nonoverlapping(at, header.as_mut_ptr(), 10) };
-        if set_undone(&mut frame, &header) {
-            Taken::Frame(frame)
-        } else {
-            pool.free(frame);
-            Taken::Invalid
-        }
+    fn other<R: Vring>(
+        &mut self,
+        ring: &R,
+        index: usize,
+        pool: &mut FramePool,
+        batch: &mut FrameBatch,
+    ) -> Result<Taken, Violation> {
+        self.pieces.clear();
+        let slot = self.slots[index];
+        ring.walk(&slot, &mut self.map, Direction::Transmit, &mut self.pieces)?;
+        Ok(self.pieced(pool, batch))
     }
 
-    /// A frame of a buffer in several pieces.
-    #[cold]
-    fn chain<R: Vring>(&mut self, ring: &R, slot: &Slot, pool: &mut FramePool) -> Result<Taken, Violation> {
-        let Self { map, pieces, .. } = self;
-        pieces.clear();
-        ring.walk(slot, map, Direction::Transmit, pieces)?;
+    /// A frame of a buffer in `pieces`.
+    fn pieced(&mut self, pool: &mut FramePool, batch: &mut FrameBatch) -> Taken {
+        let Self { pieces, .. } = self;
         let total: u64 = pieces.iter().map(|piece| u64::from(piece.len)).sum();
         let header_len = self.header;
         let frame_len = match u32::try_from(total) {
             Ok(total) if total > header_len && total - header_len <= MAX_FRAME => total - header_len,
-            _ => return Ok(Taken::Invalid),
+            _ => return Taken::Invalid,
         };
         let mut header: VnetHeader = [0; 12];
         let mut source = Source { pieces, at: 0 };
         source.read(&mut header[..header_len as usize]);
         let Some(mut frame) = pool.alloc() else {
-            return Ok(Taken::NoChunk);
+            return Taken::NoChunk;
         };
         let head = frame_len.min(HELD_HEAD) as usize;
         // One segment, in which there is room: it can't fail.
@@ -218,13 +213,14 @@ impl Transmit {
         }
         if !whole {
             pool.free(frame);
-            return Ok(Taken::NoChunk);
+            return Taken::NoChunk;
         }
         if set_undone(&mut frame, &header) {
-            return Ok(Taken::Frame(frame));
+            batch.push(frame);
+            return Taken::Frame;
         }
         pool.free(frame);
-        Ok(Taken::Invalid)
+        Taken::Invalid
     }
 }
 
