@@ -94,13 +94,13 @@ pub struct Ledger {
     pub replicated: u64,
     /// Frames of our own (ARP and ND replies, ICMP errors).
     pub generated: u64,
-    /// Frames that segmentation added.
+    /// Frames that large ones were cut into.
     pub segments: u64,
     /// Frames from other workers.
     pub handed_in: u64,
     /// Frames that a port's ring took.
     pub sent: u64,
-    /// Frames that we answered ourselves.
+    /// Frames that we answered ourselves, and those that were cut up.
     pub consumed: u64,
     /// Frames passed to other workers.
     pub handed_out: u64,

@@ -25,6 +25,7 @@ mod message;
 mod packet;
 mod pipeline;
 mod rewrite;
+mod segment;
 mod snapshot;
 mod stages;
 mod storm;

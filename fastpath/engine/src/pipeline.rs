@@ -128,8 +128,6 @@ fn cross_connect(cx: &mut Cx<'_>, batch: &mut Batch, to: PortId) {
         return;
     }
     for frame in frames {
-        if let Err((frame, reason)) = cx.tx.push(to, frame) {
-            cx.drop(frame, reason);
-        }
+        egress::queue(cx, frame, to);
     }
 }

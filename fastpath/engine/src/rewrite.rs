@@ -126,6 +126,13 @@ impl Rewrite {
         usize::from(self.len)
     }
 
+    /// Whether [`Rewrite::push`] reads all of a frame: it must not be held then.
+    #[inline(always)]
+    #[must_use]
+    pub fn reads_payload(&self) -> bool {
+        self.checksum
+    }
+
     /// Puts the outer headers in front of a frame. False, and nothing changed, without headroom.
     #[inline(always)]
     #[must_use]

@@ -1,11 +1,11 @@
 //! Frames that wait, within a turn, for the end of their batch: one list per output port.
 
 use crate::{DropReason, PortId, WorkerId};
-use clearway_io::{BATCH, Frame, Leaving, RegionId};
+use clearway_io::{BATCH, Frame, Leaving, Offloads, RegionId};
 
 /// Frames that a list takes between two flushes. A batch adds one frame per packet and member behind the
-/// port, so only a port that is several members of one domain can fill more than [`BATCH`].
-const LIST: usize = 4 * BATCH;
+/// port, and up to some dozens for a large packet that is cut up: this is about twice what a long ring takes.
+const LIST: usize = 32 * BATCH;
 
 /// How this worker reaches a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -24,6 +24,8 @@ struct TxList {
     frames: Vec<Frame>,
     route: Route,
     region: Option<RegionId>,
+    /// What the receiver behind the port does itself. With a remote route everything: its worker knows.
+    offloads: Offloads,
     /// Frames that it takes: [`LIST`], or none without a route.
     room: usize,
     /// Largest frame in bytes that the port sends.
@@ -31,14 +33,19 @@ struct TxList {
 }
 
 impl TxList {
-    /// Why it does not take a frame.
+    /// Why it does not take a frame of that length.
     #[cold]
-    fn refusal(&self, frame: &Frame) -> DropReason {
+    fn refusal(&self, len: u32) -> DropReason {
         match self.route {
             Route::None => DropReason::TxDown,
-            _ if frame.len() > self.max_frame => DropReason::PortMtu,
+            _ if len > self.max_frame => DropReason::PortMtu,
             _ => DropReason::TxFull,
         }
+    }
+
+    #[inline(always)]
+    fn refuses(&self, len: u32) -> bool {
+        self.frames.len() >= self.room || len > self.max_frame
     }
 }
 
@@ -58,10 +65,16 @@ impl TxQueues {
         &mut self.lists[port.index()]
     }
 
-    /// Sets how a port is reached. Makes room, so that the packet path allocates nothing.
-    pub(crate) fn set_route(&mut self, port: PortId, route: Route, region: Option<RegionId>) {
+    /// Sets how a port is reached, and what it takes. Makes room, so that the packet path allocates nothing.
+    pub(crate) fn set_route(
+        &mut self,
+        port: PortId,
+        route: Route,
+        region: Option<RegionId>,
+        offloads: Offloads,
+    ) {
         let list = self.list_mut(port);
-        (list.route, list.region) = (route, region);
+        (list.route, list.region, list.offloads) = (route, region, offloads);
         list.room = if route == Route::None { 0 } else { LIST };
         if route != Route::None {
             list.frames.reserve_exact(LIST - list.frames.len());
@@ -88,32 +101,65 @@ impl TxQueues {
         self.lists.get(port.index())?.region
     }
 
-    /// Queues a frame for a port.
+    /// Whether a port takes frames that need this.
+    #[inline]
+    pub(crate) fn takes(&self, port: PortId, needs: Offloads) -> bool {
+        let list = self.lists.get(port.index());
+        list.is_some_and(|list| list.offloads.contains(needs))
+    }
+
+    /// Why a port would not take a frame of that length now, if so.
+    pub(crate) fn refusal(&self, port: PortId, len: u32) -> Option<DropReason> {
+        match self.lists.get(port.index()) {
+            None => Some(DropReason::TxDown),
+            Some(list) => list.refuses(len).then(|| list.refusal(len)),
+        }
+    }
+
+    /// Queues a frame with nothing left undone for a port.
     #[inline]
     pub(crate) fn push(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        let len = frame.len();
+        self.push_as(port, frame, len)
+    }
+
+    /// Queues a frame that counts as one of `len` bytes against the port's MTU.
+    #[inline]
+    pub(crate) fn push_as(
+        &mut self,
+        port: PortId,
+        frame: Frame,
+        len: u32,
+    ) -> Result<(), (Frame, DropReason)> {
         let Some(list) = self.lists.get_mut(port.index()) else {
             return Err((frame, DropReason::TxDown));
         };
-        let waiting = list.frames.len();
-        if waiting >= list.room || frame.len() > list.max_frame {
-            let reason = list.refusal(&frame);
+        if list.refuses(len) {
+            let reason = list.refusal(len);
             return Err((frame, reason));
         }
-        list.frames.push(frame);
-        if waiting == 0 {
+        if list.frames.is_empty() {
             self.dirty.push(port);
         }
+        list.frames.push(frame);
         Ok(())
     }
 
-    /// Queues the next `n` frames for a port, if it takes them all; else none.
+    /// Queues the next `n` frames for a port, if it takes them all as they are; else none. Large packets that are to be
+    /// cut up are never taken: somebody should look at them.
     #[inline(always)]
     pub(crate) fn push_run(&mut self, port: PortId, frames: &mut Leaving<'_>, n: usize) -> bool {
         let Some(list) = self.lists.get_mut(port.index()) else {
             return false;
         };
-        let longest = frames.frames().iter().take(n).map(Frame::len).max().unwrap_or(0);
-        let takes = longest <= list.max_frame && list.frames.len() + n <= list.room;
+        let (mut longest, mut needs) = (0, Offloads::empty());
+        for frame in frames.frames().iter().take(n) {
+            longest = longest.max(frame.len());
+            needs |= frame.needs();
+        }
+        let takes = longest <= list.max_frame
+            && list.frames.len() + n <= list.room
+            && list.offloads.difference(Offloads::GSO).contains(needs);
         if takes {
             if list.frames.is_empty() {
                 self.dirty.push(port);

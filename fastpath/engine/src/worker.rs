@@ -16,7 +16,7 @@ use crate::counters::Ledger;
 use crate::fdb::Grace;
 use crate::message::{Command, Event};
 use crate::packet::Batch;
-use crate::stages::{Cx, Now};
+use crate::stages::{Cx, Now, egress};
 use crate::tx::{Route, TxQueues};
 use crate::{DropReason, Fdb, PortConf, PortCounters, PortId, Snapshot, WorkerId, pipeline};
 use clearway_io::{AnyPort, BATCH, EventFd, Frame, PoolSet, Port, RegionId};
@@ -465,6 +465,9 @@ impl Worker {
                 },
                 Route::Remote(worker) => match self.peers.get_mut(usize::from(worker.0)) {
                     Some(Some(peer)) => {
+                        let lost = make_own(&mut self.pools, frames);
+                        self.ledger.drops[DropReason::NoChunks as usize] += lost;
+                        self.counters.drops.of(DropReason::NoChunks).add(lost);
                         self.ledger.handed_out += hand_over(peer, port, frames);
                         (&self.counters, DropReason::HandoffFull)
                     }
@@ -493,15 +496,21 @@ impl Worker {
             for _ in 0..BATCH {
                 let Ok((port, frame)) = peer.from.pop() else { break };
                 taken += 1;
-                let result = match self.tx.route(port) {
-                    Route::Local(_) => self.tx.push(port, frame),
-                    // It moved on: handing it about could go round in circles.
-                    Route::Remote(_) | Route::None => Err((frame, DropReason::TxDown)),
+                let mut cx = Cx {
+                    snapshot: &self.snapshot,
+                    fdb: &self.fdb,
+                    pools: &mut self.pools,
+                    tx: &mut self.tx,
+                    ledger: &mut self.ledger,
+                    now: self.now,
+                    conf: &self.default_conf,
+                    counters: &self.counters,
+                    region: None,
                 };
-                if let Err((frame, reason)) = result {
-                    self.ledger.drops[reason as usize] += 1;
-                    self.counters.drops.of(reason).add(1);
-                    self.pools.free(frame);
+                match cx.tx.route(port) {
+                    Route::Local(_) => egress::queue(&mut cx, frame, port),
+                    // It moved on: handing it about could go round in circles.
+                    Route::Remote(_) | Route::None => cx.drop(frame, DropReason::TxDown),
                 }
             }
             // One worker's frames at a time: a port's list holds those, not those of many workers.
@@ -553,6 +562,19 @@ impl Worker {
             }
         }
     }
+}
+
+/// Makes frames whole that are to outlive the turn; gives the number of those for which there was no chunk: they are gone.
+fn make_own(pools: &mut PoolSet, frames: &mut Vec<Frame>) -> u64 {
+    let before = frames.len();
+    frames.retain_mut(|frame| {
+        let whole = pools.make_own(frame);
+        if !whole {
+            pools.free(std::mem::take(frame));
+        }
+        whole
+    });
+    (before - frames.len()) as u64
 }
 
 /// Passes frames to another worker; gives their number, the rest stays in `frames`.

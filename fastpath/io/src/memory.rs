@@ -7,7 +7,7 @@
 
 use crate::batch::{forget_front, move_out};
 use crate::eventfd::EventFd;
-use crate::{BATCH, Fault, Frame, FrameBatch, PoolSet, Port, RxCounts, TxCounts};
+use crate::{BATCH, Fault, Frame, FrameBatch, Offloads, PoolSet, Port, RxCounts, TxCounts};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +24,7 @@ pub struct MemoryPort {
     rx: Consumer<Frame>,
     tx: Producer<Frame>,
     shared: Arc<Shared>,
+    offloads: Offloads,
 }
 
 /// The other end. One thread owns it, with pools of its own.
@@ -48,6 +49,7 @@ pub fn memory_port(ring: usize) -> io::Result<(MemoryPort, MemoryPeer)> {
         rx: port_rx,
         tx: port_tx,
         shared: shared.clone(),
+        offloads: Offloads::empty(),
     };
     Ok((
         port,
@@ -57,6 +59,13 @@ pub fn memory_port(ring: usize) -> io::Result<(MemoryPort, MemoryPeer)> {
             shared,
         },
     ))
+}
+
+impl MemoryPort {
+    /// Says what the other end takes undone; nothing, unless this is called.
+    pub fn set_offloads(&mut self, offloads: Offloads) {
+        self.offloads = offloads;
+    }
 }
 
 impl MemoryPeer {
@@ -78,7 +87,7 @@ impl MemoryPeer {
         if self.is_closed() {
             return 0;
         }
-        let n = push_batch(&mut self.tx, frames);
+        let n = push_batch(&mut self.tx, frames, usize::MAX);
         self.wake();
         n
     }
@@ -108,8 +117,8 @@ impl MemoryPeer {
     }
 }
 
-fn push_batch(ring: &mut Producer<Frame>, frames: &mut Vec<Frame>) -> usize {
-    let n = frames.len().min(ring.slots());
+fn push_batch(ring: &mut Producer<Frame>, frames: &mut Vec<Frame>, most: usize) -> usize {
+    let n = frames.len().min(ring.slots()).min(most);
     let Ok(mut chunk) = ring.write_chunk_uninit(n) else {
         return 0;
     };
@@ -147,10 +156,17 @@ impl Port for MemoryPort {
     }
 
     #[inline]
-    fn tx_batch(&mut self, _: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts {
-        let n = frames.len().min(self.tx.slots());
-        let bytes = frames[..n].iter().map(|frame| u64::from(frame.len())).sum();
-        let packets = push_batch(&mut self.tx, frames) as u64;
+    fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts {
+        let (mut n, mut bytes) = (0, 0);
+        for frame in frames.iter_mut().take(self.tx.slots()) {
+            // The other end reads frames when it likes.
+            if !pools.make_own(frame) {
+                break;
+            }
+            n += 1;
+            bytes += u64::from(frame.len());
+        }
+        let packets = push_batch(&mut self.tx, frames, n) as u64;
         TxCounts {
             packets,
             bytes,
@@ -159,6 +175,10 @@ impl Port for MemoryPort {
     }
 
     fn reclaim(&mut self, _: &mut PoolSet) {}
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
 
     fn fault(&self) -> Option<&Fault> {
         None

@@ -45,6 +45,6 @@ pub struct Offload {
     pub start: u16,
     /// Where the checksum goes, in bytes from `start`. The pseudo header's sum is there.
     pub field: u16,
-    /// GSO: bytes of L4 payload in each packet (the MSS); else 0.
+    /// GSO: bytes of L4 payload in each packet (the MSS); with UFO of IP payload in each fragment; else 0.
     pub gso_size: u16,
 }

@@ -290,7 +290,9 @@ impl PcapngPort {
         let data: Cow<'_, [u8]> = if frame.is_linear() {
             frame.bytes().into()
         } else {
-            frame.segments().flatten().copied().collect()
+            let mut data = vec![0; frame.len() as usize];
+            frame.reader().read(&mut data);
+            data.into()
         };
         let original_len = frame.len();
         let block = EnhancedPacketBlock {

@@ -264,6 +264,19 @@ impl PoolSet {
         copy
     }
 
+    /// [`PoolSet::own`] in place. False when chunks are short: the frame is as it was.
+    #[must_use]
+    pub fn make_own(&mut self, frame: &mut Frame) -> bool {
+        if !frame.is_held() {
+            return true;
+        }
+        let Some(copy) = frame.region().and_then(|region| self.copy(frame, region)) else {
+            return false;
+        };
+        self.free(std::mem::replace(frame, copy));
+        true
+    }
+
     /// A frame of `region` that holds `bytes`.
     #[must_use]
     pub fn frame_from(&mut self, region: RegionId, bytes: &[u8]) -> Option<Frame> {

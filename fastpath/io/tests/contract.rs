@@ -13,7 +13,7 @@ use clearway_io::{
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::collections::VecDeque;
 use std::time::Duration;
-use support::{PATIENCE, Wire, frame, fresh_netns, readable, up, veth};
+use support::{PATIENCE, Wire, frame, fresh_netns, held, readable, up, veth};
 
 /// Frames that the rings of the kinds with rings hold.
 const RING: u32 = 64;
@@ -416,6 +416,39 @@ fn long_frames_and_frames_of_other_regions_are_sent<K: Kind>() {
     );
 }
 
+/// What is in a guest's memory is copied within the call: nothing that is sent points there.
+fn held_frames_are_sent_whole<K: Kind>() {
+    let umem = umem(1024);
+    let mut pools = PoolSet::new();
+    pools.add(&umem);
+    let Some((mut port, mut far)) = K::open(&umem, Vec::new()) else {
+        return;
+    };
+    let sent: Vec<_> = [100, 300, 1514, 9000]
+        .into_iter()
+        .flat_map(|len| numbered(2, len))
+        .collect();
+    let mut frames: Vec<Frame> = sent
+        .iter()
+        .map(|bytes| held(&mut pools, umem.id(), bytes, bytes.len().min(256) - 20))
+        .collect();
+    let counts = port.tx_batch(&mut pools, &mut frames);
+    assert_eq!(
+        (counts.packets, counts.bytes, frames.len()),
+        (8, 2 * (100 + 300 + 1514 + 9000), 0)
+    );
+    port.reclaim(&mut pools);
+    let mut got = far.received();
+    while got.len() < sent.len() {
+        let more = far.received();
+        assert!(!more.is_empty(), "only {} of {} arrived", got.len(), sent.len());
+        got.extend(more);
+    }
+    assert!(got == sent, "order or content differ");
+    drop((port, far, pools));
+    assert_eq!(umem.depot_chunks(), 1024, "chunks are lost");
+}
+
 fn a_sleeper_is_woken<K: Kind>() {
     let umem = umem(1024);
     let mut pools = PoolSet::new();
@@ -467,6 +500,7 @@ macro_rules! contract {
             #[test] fn a_batch_that_has_room_for_little_gets_little() { super::a_batch_that_has_room_for_little_gets_little::<$type>(); }
             #[test] fn frames_are_sent_in_order() { super::frames_are_sent_in_order_and_a_full_ring_refuses_the_rest::<$type>(); }
             #[test] fn long_and_foreign_frames_are_sent() { super::long_frames_and_frames_of_other_regions_are_sent::<$type>(); }
+            #[test] fn held_frames_are_sent_whole() { super::held_frames_are_sent_whole::<$type>(); }
             #[test] fn a_sleeper_is_woken() { super::a_sleeper_is_woken::<$type>(); }
             #[test] fn frames_that_nobody_took_come_home() { super::frames_that_nobody_took_come_home::<$type>(); }
         }

@@ -198,15 +198,19 @@ impl L4 {
     }
 }
 
-/// The sum of the pseudo header of an IP packet, whose fixed header is there.
-fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Option<Sum> {
-    Some(if packet[0] >> 4 == 6 {
+/// The sum of the pseudo header of an IP packet for an upper layer of `len` bytes. None if the fixed header is not
+/// there, or `len` is more than a packet has.
+#[must_use]
+pub fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Option<Sum> {
+    Some(if packet.first()? >> 4 == 6 {
+        let packet = packet.first_chunk::<{ ipv6::HEADER_LEN }>()?;
         let (src, dst) = (
             Ipv6Addr::from(get::<16>(packet, 8)),
             Ipv6Addr::from(get::<16>(packet, 24)),
         );
         pseudo_header_v6(src, dst, protocol, u32::try_from(len).ok()?)
     } else {
+        let packet = packet.first_chunk::<{ ipv4::HEADER_LEN }>()?;
         let (src, dst) = (
             Ipv4Addr::from(get::<4>(packet, 12)),
             Ipv4Addr::from(get::<4>(packet, 16)),

@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bytes::be16;
-use crate::ipv4::Ipv4Packet;
+use crate::ipv4::{self, Ipv4Packet};
 use crate::ipv6::{self, Ipv6Packet};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers") that this crate speaks.
@@ -170,35 +170,109 @@ pub(crate) struct Chain {
 pub(crate) fn follow_ipv6(packet: &[u8]) -> Option<Chain> {
     let ip = Ipv6Packet::new_checked(packet).ok()?;
     let end = ipv6::HEADER_LEN + usize::from(ip.payload_len());
-    let (mut next, mut offset, mut fragment) = (ip.next_header(), ipv6::HEADER_LEN, None);
-    // RFC 8200 §4.1 has no bound on the chain; each kind occurs once or twice, so eight is more than is legal.
-    for _ in 0..8 {
-        if !ipv6::is_extension_header(next) || fragment.is_some_and(|at| at > 0) {
-            return Some(Chain {
-                protocol: next,
-                offset,
-                len: end - offset,
-                fragment,
-            });
-        }
-        let header = packet[..end].get(offset..)?.first_chunk::<8>()?;
-        let len = match next {
-            ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => 8 + 8 * usize::from(header[1]),
-            ipv6::ROUTING if header[3] == 0 => 8 + 8 * usize::from(header[1]),
-            ipv6::FRAGMENT => {
-                let word = be16(header, 2);
-                // An atomic fragment (RFC 6946), offset 0 and no more to come, is a whole packet.
-                fragment = (word & 0xfff9 != 0).then_some(word & 0xfff8);
-                8
+    let walk = Walk::over(&packet[..end])?;
+    Some(Chain {
+        protocol: walk.protocol,
+        offset: walk.offset,
+        len: end - walk.offset,
+        fragment: walk.fragment,
+    })
+}
+
+/// Where the walk along a chain of IPv6 headers ended.
+struct Walk {
+    protocol: u8,
+    /// Offset of the byte that says so.
+    protocol_at: usize,
+    offset: usize,
+    fragment: Option<u16>,
+}
+
+impl Walk {
+    /// `packet` has at least the fixed header.
+    fn over(packet: &[u8]) -> Option<Self> {
+        let (mut protocol_at, mut offset, mut fragment) = (6, ipv6::HEADER_LEN, None);
+        // RFC 8200 §4.1 has no bound on the chain; each kind occurs once or twice, so eight is more than is legal.
+        for _ in 0..8 {
+            let next = packet[protocol_at];
+            if !ipv6::is_extension_header(next) || fragment.is_some_and(|at| at > 0) {
+                return Some(Self {
+                    protocol: next,
+                    protocol_at,
+                    offset,
+                    fragment,
+                });
             }
-            _ => return None,
-        };
-        (next, offset) = (header[0], offset + len);
-        if offset > end {
-            return None;
+            let header = packet.get(offset..)?.first_chunk::<8>()?;
+            let len = match next {
+                ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => 8 + 8 * usize::from(header[1]),
+                ipv6::ROUTING if header[3] == 0 => 8 + 8 * usize::from(header[1]),
+                ipv6::FRAGMENT => {
+                    let word = be16(header, 2);
+                    // An atomic fragment (RFC 6946), offset 0 and no more to come, is a whole packet.
+                    fragment = (word & 0xfff9 != 0).then_some(word & 0xfff8);
+                    8
+                }
+                _ => return None,
+            };
+            (protocol_at, offset) = (offset, offset + len);
+            if offset > packet.len() {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+/// The headers before the upper layer of a packet of which only the first bytes are at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// Whether the packet is IPv6.
+    pub is_ipv6: bool,
+    /// Protocol number of the upper layer.
+    pub protocol: u8,
+    /// Offset of the byte that holds it, from the start of the IP header.
+    pub protocol_at: usize,
+    /// Bytes of the IP header, with options and extension headers.
+    pub len: usize,
+    /// Bytes of the whole packet by its length field; none if that is zero, as a sender may leave it on a packet that
+    /// its device is to cut up.
+    pub packet_len: Option<usize>,
+}
+
+impl Headers {
+    /// Finds them in the first bytes of a packet. `None` where [`upper_layer`] finds nothing, but for lengths: those
+    /// are not compared with anything.
+    #[must_use]
+    pub fn find(head: &[u8]) -> Option<Self> {
+        match head.first()? >> 4 {
+            4 => {
+                let header = head.first_chunk::<{ ipv4::HEADER_LEN }>()?;
+                let len = usize::from(header[0] & 0x0f) * 4;
+                let is_fragment = be16(header, 6) & 0x3fff != 0;
+                let whole = (ipv4::HEADER_LEN..=head.len()).contains(&len) && !is_fragment;
+                whole.then(|| Self {
+                    is_ipv6: false,
+                    protocol: header[9],
+                    protocol_at: 9,
+                    len,
+                    packet_len: Some(usize::from(be16(header, 2))).filter(|len| *len > 0),
+                })
+            }
+            6 => {
+                let payload_len = be16(head.first_chunk::<{ ipv6::HEADER_LEN }>()?, 4);
+                let walk = Walk::over(head)?;
+                walk.fragment.is_none().then(|| Self {
+                    is_ipv6: true,
+                    protocol: walk.protocol,
+                    protocol_at: walk.protocol_at,
+                    len: walk.offset,
+                    packet_len: (payload_len > 0).then(|| ipv6::HEADER_LEN + usize::from(payload_len)),
+                })
+            }
+            _ => None,
         }
     }
-    None
 }
 
 #[cfg(test)]
@@ -244,6 +318,40 @@ mod tests {
                 len: 5
             })
         );
+    }
+
+    #[test]
+    fn headers_are_found_without_the_rest_of_the_packet() {
+        let destination = [6, 0, 0, 0, 0, 0, 0, 0];
+        let mut packet = ipv6(60, &destination);
+        let headers = |packet: &[u8]| Headers::find(packet).unwrap();
+        let mut expected = Headers {
+            is_ipv6: true,
+            protocol: 6,
+            protocol_at: 40,
+            len: 48,
+            packet_len: Some(48),
+        };
+        assert_eq!(headers(&packet), expected);
+        packet[4..6].fill(0);
+        expected.packet_len = None;
+        assert_eq!(headers(&packet), expected);
+        assert_eq!(Headers::find(&packet[..47]), None, "cut");
+        let mut packet = vec![0x46, 0, 0x50, 0, 0, 0, 0x40, 0, 64, 17];
+        packet.resize(24, 0);
+        let expected = Headers {
+            is_ipv6: false,
+            protocol: 17,
+            protocol_at: 9,
+            len: 24,
+            packet_len: Some(0x5000),
+        };
+        assert_eq!(headers(&packet), expected);
+        assert_eq!(Headers::find(&packet[..23]), None, "cut in its options");
+        packet[6] = 0x20;
+        assert_eq!(Headers::find(&packet), None, "a fragment");
+        packet[..7].copy_from_slice(&[0x44, 0, 0, 24, 0, 0, 0]);
+        assert_eq!(Headers::find(&packet), None, "IHL 4");
     }
 
     #[test]

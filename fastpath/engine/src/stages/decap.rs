@@ -4,7 +4,7 @@
 use super::{Cx, parse};
 use crate::packet::{Meta, Origin, Verdict};
 use crate::{BdId, Dest, DropReason, Service, TunnelId, Vtep};
-use clearway_io::Frame;
+use clearway_io::{Frame, Offloads};
 use clearway_wire::vxlan::Outer;
 use clearway_wire::{EtherType, MappedIp, PlainOuter, Vni, parse_tags, udp};
 
@@ -85,8 +85,25 @@ fn enter<'s>(
     if !frame.advance(inner.offset as u32) {
         return Err(DropReason::VxlanMalformed);
     }
+    if !frame.needs().is_empty() {
+        settle(frame)?;
+    }
     frame.truncate(inner.len as u32);
     Ok((bd, tunnel))
+}
+
+/// What a sender left undone on the frame inside, it still needs. An outer checksum that is gone now needs nobody, but an
+/// outer datagram that was to be cut up had many frames inside, or none.
+#[cold]
+fn settle(frame: &mut Frame) -> Result<(), DropReason> {
+    if frame.offload().is_some() {
+        return Ok(());
+    }
+    if frame.needs().intersects(Offloads::GSO) {
+        return Err(DropReason::VxlanMalformed);
+    }
+    frame.clear_offload();
+    Ok(())
 }
 
 /// The VTEP of this port that a frame is addressed to, and what is inside (none: it is addressed to the VTEP,

@@ -1,7 +1,7 @@
 //! Puts on every frame what its way out asks for, queues it for its port; counts and frees what was given up. The
 //! end of every packet's way through the stages.
 
-use super::{Cx, encap};
+use super::{Cx, encap, finish};
 use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Origin, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
@@ -18,7 +18,7 @@ pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
         let n = rest.iter().take_while(|meta| meta.out == first.out).count();
         let (run, later) = rest.split_at(n);
         if first.out == PortId::NONE {
-            give_up(cx, &mut frames, run);
+            the_others(cx, &mut frames, run);
         } else if !cx.tx.push_run(first.out, &mut frames, n) {
             one_by_one(cx, &mut frames, run);
         }
@@ -36,6 +36,10 @@ fn prepare(cx: &mut Cx<'_>, batch: &mut Batch) {
         let Verdict::Forward(to) = meta.verdict else {
             continue;
         };
+        if !frame.needs().is_empty() {
+            // One frame may become many: when it is its turn.
+            continue;
+        }
         if meta.origin != origin {
             (origin, domain) = (meta.origin, snapshot.domain(meta.origin.bd()));
         }
@@ -50,8 +54,9 @@ fn prepare(cx: &mut Cx<'_>, batch: &mut Batch) {
     }
 }
 
+/// Frames that are given up, and those that their sender left undone.
 #[inline(never)]
-fn give_up(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
+fn the_others(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
     for (meta, frame) in metas.iter().zip(frames) {
         match meta.verdict {
             Verdict::Drop(reason) => cx.drop(frame, reason),
@@ -59,8 +64,12 @@ fn give_up(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
                 cx.ledger.consumed += 1;
                 cx.pools.free(frame);
             }
+            Verdict::Forward(to) => match cx.snapshot.domain(meta.origin.bd()) {
+                Some(domain) => emit(cx, frame, meta, domain, to),
+                None => cx.drop(frame, DropReason::NoDomain),
+            },
             // No stage leaves these; should one, the frame is accounted for all the same.
-            Verdict::Next | Verdict::Flood | Verdict::Forward(_) => cx.drop(frame, DropReason::NoDomain),
+            Verdict::Next | Verdict::Flood => cx.drop(frame, DropReason::NoDomain),
         }
     }
 }
@@ -88,10 +97,16 @@ fn dress(
     }
 }
 
-/// Sends one frame more than the batch has: a copy, or one of our own.
+/// Sends one frame by itself: a copy, one of our own, or one that its sender left undone.
 #[inline(never)]
 pub(super) fn emit(cx: &mut Cx<'_>, mut frame: Frame, meta: &Meta, domain: &Domain, to: PackedDest) {
-    match dress(cx, &mut frame, meta, domain, to) {
+    let dressed = match to.unpack() {
+        Dest::Tunnel(id) if !frame.needs().is_empty() => {
+            return finish::to_tunnel(cx, frame, meta, domain, id);
+        }
+        _ => dress(cx, &mut frame, meta, domain, to),
+    };
+    match dressed {
         Ok(port) => queue(cx, frame, port),
         Err(reason) => cx.drop(frame, reason),
     }
@@ -126,7 +141,12 @@ fn push_tags(frame: &mut Frame, rule: &TagRule, meta: &Meta) -> bool {
         .all(|tag| frame.push_front(TAG_LEN as u32) && push_tag(frame.bytes_mut(), tag))
 }
 
-fn queue(cx: &mut Cx<'_>, frame: Frame, port: PortId) {
+/// Queues a frame for a port, finished and cut up if its receiver does not do that.
+#[inline]
+pub(crate) fn queue(cx: &mut Cx<'_>, frame: Frame, port: PortId) {
+    if !frame.needs().is_empty() {
+        return finish::to_port(cx, frame, port);
+    }
     if let Err((frame, reason)) = cx.tx.push(port, frame) {
         cx.drop(frame, reason);
     }

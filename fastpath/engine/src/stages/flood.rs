@@ -11,14 +11,14 @@ use clearway_io::Frame;
 
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
     let (frames, metas) = batch.split();
-    for (frame, meta) in frames.iter().zip(metas) {
+    for (frame, meta) in frames.iter_mut().zip(metas) {
         if meta.verdict == Verdict::Flood {
             meta.verdict = one(cx, frame, meta);
         }
     }
 }
 
-fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
+fn one(cx: &mut Cx<'_>, frame: &mut Frame, meta: &Meta) -> Verdict {
     let snapshot = cx.snapshot;
     let Some(domain) = snapshot.domain(meta.origin.bd()) else {
         return Verdict::Drop(DropReason::NoDomain);
@@ -39,6 +39,10 @@ fn one(cx: &mut Cx<'_>, frame: &Frame, meta: &Meta) -> Verdict {
         // What is down gets no copy: nobody waits for it there.
         let up = egress::port_of(cx, domain, target).is_some_and(|port| cx.tx.route(port) != Route::None);
         if up && let Some(earlier) = last.replace(target) {
+            // A guest's memory is read once: all copies are of the same.
+            if !cx.pools.make_own(frame) {
+                return Verdict::Drop(DropReason::NoChunks);
+            }
             copy_to(cx, frame, meta, domain, earlier);
         }
     }

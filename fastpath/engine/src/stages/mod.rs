@@ -11,6 +11,7 @@
 pub(crate) mod decap;
 pub(crate) mod egress;
 pub(crate) mod encap;
+pub(crate) mod finish;
 pub(crate) mod flood;
 pub(crate) mod learn;
 pub(crate) mod lookup;
@@ -51,8 +52,14 @@ impl Cx<'_> {
     /// Counts a drop and frees the frame.
     #[inline]
     pub(crate) fn drop(&mut self, frame: Frame, reason: DropReason) {
-        self.ledger.drops[reason as usize] += 1;
-        self.counters.drops.of(reason).add(1);
+        self.count_drops(reason, 1);
         self.pools.free(frame);
+    }
+
+    /// Counts drops of frames that are gone, or were never made.
+    #[inline]
+    pub(crate) fn count_drops(&mut self, reason: DropReason, n: u64) {
+        self.ledger.drops[reason as usize] += n;
+        self.counters.drops.of(reason).add(n);
     }
 }

@@ -4,7 +4,7 @@ use super::{Queue, Worker};
 use crate::message::{Command, Event};
 use crate::tx::Route;
 use crate::{PortConf, PortCounters, PortId, Snapshot};
-use clearway_io::{AnyPort, RegionId};
+use clearway_io::{AnyPort, Offloads, Port, RegionId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -133,27 +133,26 @@ impl Worker {
 
     /// Works out how a port is reached now: a queue of our own, else the worker that control named.
     pub(super) fn route(&mut self, port: PortId) {
-        let own = self
-            .queues
-            .iter()
-            .position(|q| q.as_ref().is_some_and(|q| q.port == port && !q.faulted));
+        let mut queues = self.queues.iter().enumerate();
+        let own = queues.find_map(|(index, queue)| {
+            let queue = queue.as_ref()?;
+            (queue.port == port && !queue.faulted).then_some((index, queue))
+        });
         let remote = self
             .remotes
             .get(port.index())
             .copied()
             .flatten()
             .filter(|w| *w != self.id);
-        let (route, region) = match (own, remote) {
-            (Some(index), _) => (
-                Route::Local(index),
-                self.queues[index].as_ref().and_then(|q| q.region),
-            ),
-            (None, Some(worker)) => (Route::Remote(worker), None),
-            (None, None) => (Route::None, None),
+        let (route, region, offloads) = match (own, remote) {
+            (Some((index, queue)), _) => (Route::Local(index), queue.region, queue.io.offloads()),
+            // What the other worker's queue takes it knows itself.
+            (None, Some(worker)) => (Route::Remote(worker), None, Offloads::all()),
+            (None, None) => (Route::None, None, Offloads::empty()),
         };
         if let Some(conf) = self.snapshot.port(port) {
             self.tx.set_mtu(port, conf.mtu);
         }
-        self.tx.set_route(port, route, region);
+        self.tx.set_route(port, route, region, offloads);
     }
 }

@@ -369,7 +369,7 @@ impl AfXdpPort {
         self.enqueue_other(pools, frame)
     }
 
-    /// Frames of several segments, of other regions, or that can't be sent: shorter than an Ethernet header, or
+    /// Frames of several segments, of other regions, held ones, or that can't be sent: shorter than an Ethernet header, or
     /// longer than a chunk where the kernel does not take packets of several buffers.
     fn enqueue_other(&mut self, pools: &mut PoolSet, frame: Frame) -> Result<Taken, Frame> {
         let per_chunk = self.umem.chunk_size() - crate::HEADROOM;
@@ -378,7 +378,7 @@ impl AfXdpPort {
         let fits = |frame: &Frame| {
             frame.segment_count() <= most && frame.segments().all(|segment| !segment.is_empty())
         };
-        let copy = frame.region() != Some(self.umem.id()) || !fits(&frame);
+        let copy = frame.region() != Some(self.umem.id()) || frame.is_held() || !fits(&frame);
         if frame.len() < ETHERNET_HEADER || (copy && copied_segments as usize > most) {
             pools.free(frame);
             return Ok(Taken::Unsendable);

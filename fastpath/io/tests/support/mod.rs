@@ -3,6 +3,7 @@
 // Not every test file uses all of it.
 #![allow(dead_code, unreachable_pub)]
 
+use clearway_io::{Frame, PoolSet, RegionId};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::Command;
@@ -79,6 +80,16 @@ pub fn frame(number: u32, len: usize) -> Vec<u8> {
     bytes[12..14].copy_from_slice(&ETHERTYPE);
     bytes[14..18].copy_from_slice(&number.to_be_bytes());
     bytes
+}
+
+/// A held frame: `head` bytes in a chunk, the rest in two parts of memory that is nobody's.
+pub fn held(pools: &mut PoolSet, region: RegionId, bytes: &[u8], head: usize) -> Frame {
+    let (head, rest) = bytes.split_at(head);
+    let rest: &'static [u8] = Box::leak(rest.into());
+    let (first, second) = rest.split_at(rest.len() / 3);
+    let mut frame = pools.frame_from(region, head).expect("a chunk");
+    assert!(frame.hold_static(&[first, second]), "a head of at most 256 bytes");
+    frame
 }
 
 /// A packet socket (packet(7)) on an interface.
