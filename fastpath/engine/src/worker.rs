@@ -459,7 +459,13 @@ impl Worker {
                                 .of(DropReason::TxUnsendable)
                                 .add(sent.unsendable);
                         }
-                        (&queue.counters, DropReason::TxFull)
+                        let down = !frames.is_empty() && queue.io.is_down();
+                        let reason = if down {
+                            DropReason::TxDown
+                        } else {
+                            DropReason::TxFull
+                        };
+                        (&queue.counters, reason)
                     }
                     None => (&self.counters, DropReason::TxDown),
                 },

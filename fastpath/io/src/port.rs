@@ -59,6 +59,11 @@ pub trait Port {
         Offloads::empty()
     }
 
+    /// Whether what the last `tx_batch` refused was refused because the receiver is down, and not because it is full.
+    fn is_down(&self) -> bool {
+        false
+    }
+
     /// Why the port stopped, if it did.
     fn fault(&self) -> Option<&Fault>;
 
@@ -136,6 +141,10 @@ impl Port for AnyPort {
 
     fn offloads(&self) -> Offloads {
         each!(self, port => port.offloads())
+    }
+
+    fn is_down(&self) -> bool {
+        each!(self, port => port.is_down())
     }
 
     fn fault(&self) -> Option<&Fault> {

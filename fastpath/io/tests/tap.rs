@@ -168,12 +168,13 @@ fn a_device_that_is_down_takes_frames_again_when_it_is_up() {
         TxCounts::default(),
         "it is down"
     );
+    assert!(port.is_down());
     assert_eq!(port.rx_batch(&mut setup.pools, &mut FrameBatch::new()), 0);
     assert!(!port.arm());
     up(&["tap0"], 1500);
     let wire = Wire::open("tap0");
     assert_eq!(setup.send(&mut port, &frame(1, 60), None), SENT);
-    assert_eq!(wire.recv(), Some(frame(1, 60)));
+    assert_eq!((port.is_down(), wire.recv()), (false, Some(frame(1, 60))));
     ip("link set tap0 down");
     assert_eq!(setup.send(&mut port, &frame(2, 60), None), TxCounts::default());
     assert_eq!(port.fault(), None);

@@ -83,6 +83,8 @@ pub struct TapPort {
     arena: Arena,
     takes: Offloads,
     invalid: u64,
+    /// The interface was down when something was last sent.
+    down: bool,
     fault: Option<Fault>,
 }
 
@@ -95,6 +97,7 @@ impl TapPort {
             arena: Arena::new(),
             takes,
             invalid: 0,
+            down: false,
             fault: None,
         }
     }
@@ -196,8 +199,12 @@ impl TapPort {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // EIO: the device is down; it may come up again.
-            Some(libc::EAGAIN | libc::EINTR | libc::EIO | libc::ENOMEM | libc::ENOBUFS) => Write::Refused,
+            Some(libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS) => Write::Refused,
+            // It may come up again.
+            Some(libc::EIO) => {
+                self.down = true;
+                Write::Refused
+            }
             Some(libc::EBADFD) => {
                 self.fail(&error);
                 Write::Refused
@@ -258,6 +265,7 @@ impl Port for TapPort {
     fn tx_batch(&mut self, pools: &mut PoolSet, frames: &mut Vec<Frame>) -> TxCounts {
         let mut counts = TxCounts::default();
         let mut taken = 0;
+        self.down = false;
         for slot in frames.iter_mut() {
             if self.fault.is_some() {
                 break;
@@ -285,6 +293,10 @@ impl Port for TapPort {
 
     fn offloads(&self) -> Offloads {
         self.takes
+    }
+
+    fn is_down(&self) -> bool {
+        self.down || self.fault.is_some()
     }
 
     fn fault(&self) -> Option<&Fault> {
