@@ -281,13 +281,8 @@ mod tests {
             (false, 1, Some(Permissions(0o600)))
         );
         assert_eq!((b.client, b.queue_pairs(), b.permissions), (true, 2, None));
-        assert_eq!(
-            short(&["vhost-user:/run/a.sock,client=false"], false)
-                .unwrap()
-                .ports["a.sock"]
-                .client,
-            false
-        );
+        let off = short(&["vhost-user:/run/a.sock,client=false"], false).unwrap();
+        assert!(!off.ports["a.sock"].client);
     }
 
     #[test]

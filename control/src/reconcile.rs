@@ -167,7 +167,6 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                     | "interface"
                     | "netns"
                     | "persistent"
-                    | "queue-pairs"
                     | "mode"
                     | "queues"
                     | "busy-poll"
@@ -178,6 +177,12 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                     | "write"
                     | "loop"
                     | "rate"
+                    | "socket"
+                    | "client"
+                    | "queue-pairs"
+                    | "owner"
+                    | "group"
+                    | "permissions"
             )
         });
         keys

@@ -20,4 +20,4 @@ mod tests;
 pub(crate) mod types;
 
 pub(crate) use server::Server;
-pub(crate) use socket::SocketError;
+pub(crate) use socket::{Occupant, SocketError, identity, wait_for_turn};

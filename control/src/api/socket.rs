@@ -98,7 +98,7 @@ impl Socket {
         wait_for_turn(&turn);
         remove_stale(path)?;
         let listener = listen(path).map_err(failed("listening on", path))?;
-        let identity = std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let identity = identity(path);
         Ok(Self {
             path: path.to_owned(),
             identity,
@@ -119,9 +119,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let now = std::fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|m| (m.dev(), m.ino()));
+        let now = identity(&self.path);
         if now.is_some() && now == self.identity {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -130,7 +128,7 @@ impl Drop for Socket {
 
 /// Two daemons that find the same stale socket must not both replace it: one looks and binds at a time. Anybody who
 /// may read the folder may lock it as well, so nobody is waited for for ever: the turn is a moment long.
-fn wait_for_turn(folder: &File) {
+pub(crate) fn wait_for_turn(folder: &File) {
     let deadline = Instant::now() + TURN;
     while folder.try_lock().is_err() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
@@ -161,32 +159,61 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
             source,
         }
     };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io("looking at")(error)),
-        Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path) {
-        Ok(stream) => Err(SocketError::InUse {
+    match Occupant::of(path).map_err(io("looking at"))? {
+        Occupant::Nobody => Ok(()),
+        Occupant::File => Err(SocketError::NotASocket(path.to_owned())),
+        Occupant::Listener(pid) => Err(SocketError::InUse {
             path: path.to_owned(),
-            // The credentials of who called listen(2), unix(7); 0 if it is in a PID namespace that we can't see.
-            pid: nix::sys::socket::getsockopt(&stream, sockopt::PeerCredentials)
-                .ok()
-                .map(|peer| peer.pid())
-                .filter(|pid| *pid != 0),
+            pid,
         }),
-        // Its queue is full: somebody listens, and is busy.
-        Err(error) if error.raw_os_error() == Some(Errno::EAGAIN as i32) => Err(SocketError::InUse {
-            path: path.to_owned(),
-            pid: None,
-        }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        Occupant::Stale => {
             tracing::info!(socket = %path.display(), "replacing the socket of a daemon that is gone");
             std::fs::remove_file(path).map_err(io("removing the stale socket"))
         }
-        Err(error) => Err(io("connecting to")(error)),
     }
+}
+
+/// Who has a path at which a socket is to be made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    /// It is free.
+    Nobody,
+    /// Something that is no socket.
+    File,
+    /// Somebody who listens: the process, if the kernel can tell.
+    Listener(Option<i32>),
+    /// A socket on which nobody listens any more.
+    Stale,
+}
+
+impl Occupant {
+    /// Looks, and if it is a socket, knocks.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Nobody),
+            Err(error) => return Err(error),
+            Ok(meta) if !meta.file_type().is_socket() => return Ok(Self::File),
+            Ok(_) => {}
+        }
+        match UnixStream::connect(path) {
+            // The credentials of who called listen(2), unix(7); 0 if it is in a PID namespace that we can't see.
+            Ok(stream) => Ok(Self::Listener(
+                nix::sys::socket::getsockopt(&stream, sockopt::PeerCredentials)
+                    .ok()
+                    .map(|peer| peer.pid())
+                    .filter(|pid| *pid != 0),
+            )),
+            // Its queue is full: somebody listens, and is busy.
+            Err(error) if error.raw_os_error() == Some(Errno::EAGAIN as i32) => Ok(Self::Listener(None)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Self::Stale),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Device and inode of what is at a path.
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 #[cfg(test)]

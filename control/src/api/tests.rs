@@ -76,6 +76,7 @@ fn port(name: &str) -> PortView {
     PortView {
         name: name.into(),
         kind: "memory".into(),
+        guest: None,
         interface: None,
         state: State::Up,
         reason: None,

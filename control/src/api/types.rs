@@ -37,7 +37,7 @@ impl fmt::Display for State {
 pub(crate) struct PortView {
     /// The port's name in the configuration.
     pub(crate) name: String,
-    /// Its kind: `af-xdp`, `memory`, `pcapng`.
+    /// Its kind: `af-xdp`, `memory`, `pcapng`, `vhost-user`.
     pub(crate) kind: String,
     /// The network interface, for kinds that have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,10 @@ pub(crate) struct PortView {
     /// Why it is down, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
-    /// How frames are exchanged with the driver, as found: `zero-copy`, `copy` or `generic`.
+    /// The guest of a `vhost-user` port. The port itself is up as soon as a guest can come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest: Option<GuestView>,
+    /// How frames are exchanged with the driver, as found: `zero-copy`, `copy` or `generic`; with a guest, its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<String>,
     /// What its frame memory lies in: `hugepages` or `pages`.
@@ -81,6 +84,62 @@ pub(crate) struct PortView {
     pub(crate) learned_macs: u32,
     /// What works, but not as well as it could.
     pub(crate) warnings: Vec<String>,
+}
+
+/// The guest of a `vhost-user` port: what its front-end (QEMU, DPDK's virtio_user) has negotiated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct GuestView {
+    /// The unix socket.
+    pub(crate) socket: String,
+    /// Whether the front-end listens there, and the daemon connects.
+    pub(crate) client: bool,
+    /// Whether one is there.
+    pub(crate) state: GuestState,
+    /// The virtio features that were negotiated, by the names of the specification.
+    pub(crate) features: Vec<String>,
+    /// The same as bits, in hexadecimal; absent while there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "0x150008000")]
+    pub(crate) feature_bits: Option<String>,
+    /// The protocol features that were negotiated, by the names of QEMU's vhost-user.rst.
+    pub(crate) protocol_features: Vec<String>,
+    /// The most queue pairs that it may use; those in use are the port's queues.
+    pub(crate) queue_pairs: u16,
+    /// Connections since the port was opened.
+    pub(crate) connections: u64,
+    /// Front-ends that were turned away because one was connected.
+    pub(crate) turned_away: u64,
+    /// Why the last connection ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_end: Option<String>,
+    /// Why there is no connection yet, where the daemon is the one who connects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting: Option<String>,
+}
+
+/// Whether a guest is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GuestState {
+    /// The socket is there; nobody is connected.
+    Listening,
+    /// Nobody listens at the socket yet; it is tried again and again.
+    Connecting,
+    /// A front-end is connected, and has not started its rings.
+    Connected,
+    /// Rings are started and polled.
+    Running,
+}
+
+impl fmt::Display for GuestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Listening => "listening",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Running => "running",
+        })
+    }
 }
 
 /// One queue of a port.

@@ -2,8 +2,8 @@
 
 use super::output::{Show, bytes, grouped, or_dash, table};
 use crate::api::types::{
-    ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbView, LedgerView, PortView, State,
-    TunnelView, WorkerView,
+    ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbView, GuestView, LedgerView,
+    PortView, State, TunnelView, WorkerView,
 };
 
 /// Lists are tables; the lines below say what is wrong and what to do.
@@ -33,7 +33,11 @@ impl Show for Vec<PortView> {
                     p.name.clone(),
                     p.state.to_string(),
                     p.kind.clone(),
-                    or_dash(p.interface.as_ref()),
+                    or_dash(
+                        p.interface
+                            .as_ref()
+                            .or(p.guest.as_ref().map(|guest| &guest.socket)),
+                    ),
                     or_dash(p.mode.as_ref()),
                     p.service.clone(),
                     workers_of(p),
@@ -90,6 +94,11 @@ impl Show for PortView {
             ("interface", or_dash(self.interface.as_ref())),
             ("mode", or_dash(self.mode.as_ref())),
             ("service", self.service.clone()),
+        ];
+        if let Some(guest) = &self.guest {
+            rows.extend(guest_rows(guest));
+        }
+        rows.extend([
             ("MAC", or_dash(self.mac)),
             ("MTU", or_dash(self.mtu)),
             (
@@ -102,7 +111,7 @@ impl Show for PortView {
             ("sent", counted(self.tx_packets, self.tx_bytes)),
             ("dropped", grouped(self.drops)),
             ("learned MACs", grouped(self.learned_macs.into())),
-        ];
+        ]);
         rows.retain(|(_, value)| value != "-");
         let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
         let mut text: String = rows
@@ -112,6 +121,30 @@ impl Show for PortView {
         text.push_str(&remarks(self));
         text
     }
+}
+
+fn guest_rows(guest: &GuestView) -> Vec<(&'static str, String)> {
+    let listed = |names: &[String]| or_dash(Some(names.join(" ")).filter(|names| !names.is_empty()));
+    let bits = guest.feature_bits.as_deref().unwrap_or_default();
+    vec![
+        (
+            "socket",
+            format!("{}{}", guest.socket, if guest.client { " (client)" } else { "" }),
+        ),
+        (
+            "features",
+            match guest.features.is_empty() {
+                true => "-".to_owned(),
+                false => format!("{bits}: {}", listed(&guest.features)),
+            },
+        ),
+        ("protocol", listed(&guest.protocol_features)),
+        ("queue pairs", format!("{} at most", guest.queue_pairs)),
+        ("connections", grouped(guest.connections)),
+        ("turned away", or_dash(Some(guest.turned_away).filter(|n| *n > 0))),
+        ("last end", or_dash(guest.last_end.as_ref())),
+        ("waiting", or_dash(guest.waiting.as_ref())),
+    ]
 }
 
 fn counted(packets: u64, octets: u64) -> String {

@@ -8,6 +8,7 @@
 //! An interface that is not there yet is no failure: its port waits for it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use clearway_config::{Name, Port, PortKind, Spec};
@@ -127,18 +128,13 @@ impl Control {
 
     /// The ports to open: those that can be opened at once, and those whose interface is still somebody else's.
     fn order(&self, spec: &Spec, actions: &[Action]) -> (Vec<Name>, Vec<Name>) {
-        let taken: BTreeSet<&str> = self
-            .spec
-            .ports
-            .values()
-            .filter_map(|port| port.interface.as_deref())
-            .collect();
+        let taken: BTreeSet<_> = self.spec.ports.values().filter_map(place_of).collect();
         let (mut early, mut late) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::AddPort(name) => {
-                    let interface = spec.ports.get(name).and_then(|port| port.interface.as_deref());
-                    let list = if interface.is_some_and(|name| taken.contains(name)) {
+                    let place = spec.ports.get(name).and_then(place_of);
+                    let list = if place.is_some_and(|place| taken.contains(&place)) {
                         &mut late
                     } else {
                         &mut early
@@ -352,15 +348,19 @@ fn refused(port: &Name, reason: String) -> DaemonError {
 
 /// Whether a port has to be closed before one of these can be opened: it is one of them, or has their interface.
 fn blocks(old: &Spec, new: &Spec, name: &Name, late: &[Name]) -> bool {
-    let interface = |spec: &Spec, name: &Name| {
-        let port = spec.ports.get(name)?;
-        port.interface.clone().filter(|_| port.kind == PortKind::AfXdp)
+    let has = old.ports.get(name).and_then(place_of);
+    let wanted = |name: &Name| new.ports.get(name).and_then(place_of);
+    late.contains(name) || late.iter().any(|name| has.is_some() && wanted(name) == has)
+}
+
+/// What only one port at a time can have: its interface, in a network namespace, or its socket.
+fn place_of(port: &Port) -> Option<(Option<&str>, &Path)> {
+    let path = match port.kind {
+        PortKind::AfXdp | PortKind::Tap => port.interface.as_deref().map(Path::new),
+        PortKind::VhostUser => port.socket.as_deref(),
+        PortKind::Memory | PortKind::Pcapng => None,
     };
-    let has = interface(old, name);
-    late.contains(name)
-        || late
-            .iter()
-            .any(|wants| has.is_some() && interface(new, wants) == has)
+    path.map(|path| (port.netns.as_deref(), path))
 }
 
 fn view(action: &Action) -> ActionView {

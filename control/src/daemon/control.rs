@@ -11,7 +11,7 @@ use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
 use super::groups::Groups;
-use super::open::{self, OpenError, Ours};
+use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
@@ -26,6 +26,9 @@ use crate::host::{Host, HostError};
 const LOOK: Duration = Duration::from_millis(100);
 /// The forwarding database ages this often.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The MTU of a guest that says nothing.
+const GUEST_MTU: u32 = 1500;
 
 /// How busy a worker was lately.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +57,8 @@ pub(super) struct Control {
     next_tick: Instant,
     links: LinkWatch,
     poller: Option<Poller>,
+    /// For threads that have something to say to this one.
+    pub(super) inbox: Option<Sender<Message>>,
     /// The engine's news that were read in passing.
     pub(super) unread: Vec<QueueEvent>,
 }
@@ -90,12 +95,13 @@ impl Control {
             next_tick: now + TICK,
             links,
             poller: None,
+            inbox: None,
             unread: Vec::new(),
             engine,
         })
     }
 
-    /// Has netlink's news reported to `to`.
+    /// Has netlink's news, and those of guests, reported to `to`.
     pub(super) fn watch(&mut self, to: Sender<Message>) -> Result<(), DaemonError> {
         let own = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|source| DaemonError::Thread {
@@ -104,6 +110,7 @@ impl Control {
             })
         };
         let watched = vec![own(self.links.as_fd())?, own(self.underlay.as_fd())?];
+        self.inbox = Some(to.clone());
         self.poller = Some(Poller::start(watched, to)?);
         Ok(())
     }
@@ -138,6 +145,7 @@ impl Control {
                 }
                 Ok(Message::Request(request)) => self.answer(request),
                 Ok(Message::Host) => self.host_news(),
+                Ok(Message::Guest(question)) => self.guest_asks(question),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Only when nobody can reach us any more: nothing is left to do.
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -257,8 +265,13 @@ impl Control {
                 // Of a removal that was not waited for: nothing asks for it any more.
                 QueueEvent::Retired { io, .. } => drop(io),
                 QueueEvent::Fault { port, reason, .. } => {
-                    if let Some(name) = self.compiler.port_name(port).cloned() {
-                        self.take_down(&name, &OpenError::Wait(reason));
+                    let Some(name) = self.compiler.port_name(port).cloned() else {
+                        continue;
+                    };
+                    match self.guest(&name) {
+                        // Its connection ends, the port stays: the next guest may be better.
+                        Some(guest) => guest.fault(reason),
+                        None => self.take_down(&name, &OpenError::Wait(reason)),
                     }
                 }
             }
@@ -272,6 +285,9 @@ impl Control {
             // A port that is down keeps what is known of it: its tables need not change twice.
             let known = self.facts.ports.get(name);
             let mtu = match entry.opened() {
+                Some(Open {
+                    guest: Some(guest), ..
+                }) => Some(guest.status().mtu.map_or(GUEST_MTU, u32::from)),
                 Some(_) => entry.shown().map(|link| link.mtu),
                 None => known.and_then(|known| known.mtu),
             };
@@ -320,6 +336,11 @@ impl Control {
         self.tables = tables;
         self.facts = facts;
         self.steer(spec);
+        for (name, port) in &spec.ports {
+            if let Some(guest) = self.guest(name) {
+                guest.limit_mtu(port.mtu);
+            }
+        }
         Ok(())
     }
 

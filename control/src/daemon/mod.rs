@@ -13,6 +13,7 @@
 //! | `apply` | from one configuration to another: all or nothing |
 //! | `open` `groups` | opening ports; which of them share frame memory |
 //! | `taps` | ports that are TAPs, in whichever network namespace |
+//! | `vhost` `guests` | vhost-user: the threads that speak with front-ends; what they ask of the control thread |
 //! | `underlay` | VTEPs and next hops |
 //! | `stations` | the forwarding database: by hand, by configuration, flushed |
 //! | `views` | what the API says of all that |
@@ -25,6 +26,7 @@ mod apply;
 mod control;
 mod counters;
 mod groups;
+mod guests;
 mod need;
 mod open;
 mod ports;
@@ -32,6 +34,7 @@ mod signals;
 mod stations;
 mod taps;
 mod underlay;
+mod vhost;
 mod views;
 
 use std::collections::hash_map::RandomState;
@@ -105,6 +108,8 @@ enum Message {
     Request(Request),
     /// Netlink has news; the poller waits until they were read.
     Host,
+    /// The thread of a vhost-user port asks.
+    Guest(vhost::Question),
     /// A signal: end.
     Stop(&'static str),
 }
@@ -142,8 +147,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
     let mut control = Control::new(&spec, engine, state_dir, facts)?;
-    let watcher = send.clone();
-    control.watch(watcher)?;
+    control.watch(send.clone())?;
     let wants = Handle::new(move |request| send.send(Message::Request(request)).is_ok());
     let api = server.start(wants)?;
     let started = control.start(std::mem::take(&mut spec));

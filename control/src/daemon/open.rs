@@ -22,6 +22,7 @@ use clearway_io::{
 
 use super::groups::{GroupError, Groups, Need, Place};
 use super::need::{Found, need};
+use super::vhost::Guest;
 use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
@@ -141,6 +142,8 @@ pub(super) struct Open {
     pub(super) wire: Option<Wire>,
     /// The interface of a TAP.
     pub(super) tap: Option<Tap>,
+    /// Who serves its guests, for vhost-user ports: queues come and go with them.
+    pub(super) guest: Option<Guest>,
     /// The other end of a memory port: nobody else has it.
     _peer: Option<MemoryPeer>,
 }
@@ -270,7 +273,7 @@ impl Opener<'_> {
             PortKind::Pcapng => self.pcapng(port, &claim.need),
             PortKind::Memory => memory(),
             PortKind::Tap => self.tap(port, &claim.need),
-            PortKind::VhostUser => Err(OpenError::Fatal("vhost-user is being written".to_owned())),
+            PortKind::VhostUser => self.vhost_user(port, &claim.need),
         }
     }
 
@@ -349,6 +352,7 @@ impl Opener<'_> {
             unfinished_checksums: unfinished,
             wire: None,
             tap: None,
+            guest: None,
             pending: sockets
                 .into_iter()
                 .map(|(queue, socket)| (queue, AnyPort::AfXdp(Box::new(socket))))
@@ -528,12 +532,37 @@ impl Opener<'_> {
         }
     }
 
+    fn vhost_user(&mut self, port: &Port, need: &Need) -> Result<Open, OpenError> {
+        let place = self.groups.enter(self.engine, need)?;
+        let umem = self.groups.sockets(&place).map(|group| group.umem().clone());
+        let Some(umem) = umem else {
+            return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
+        };
+        match Guest::new(port, umem) {
+            Ok(guest) => Ok(Open {
+                queues: Vec::new(),
+                guest: Some(guest),
+                ..plain(Some(place))
+            }),
+            Err(error) => {
+                let left = self.groups.leave(self.engine, &place, need.queues);
+                left.map_err(|error| OpenError::Fatal(error.to_string()))?;
+                Err(error)
+            }
+        }
+    }
+
     /// Closes a port whose queues the engine does not have any more.
     pub(super) fn close(&mut self, open: Open) {
         if let Some(wire) = open.wire {
             wire.give_back(self.host);
         }
-        let queues = open.queues.len();
+        let queues = if open.guest.is_some() {
+            0
+        } else {
+            open.queues.len()
+        };
+        drop(open.guest);
         drop(open.pending);
         if let Some(place) = open.place
             && let Err(error) = self.groups.leave(self.engine, &place, queues)
@@ -592,6 +621,7 @@ pub(super) fn plain(place: Option<Place>) -> Open {
         unfinished_checksums: false,
         wire: None,
         tap: None,
+        guest: None,
         _peer: None,
     }
 }

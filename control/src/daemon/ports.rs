@@ -242,6 +242,11 @@ impl Control {
                 Err(error) => tracing::error!(port = %name, queue, %error, "the queue is not polled"),
             }
         }
+        if let (Some(guest), Some(inbox)) = (&open.guest, &self.inbox)
+            && let Err(error) = guest.start(name, inbox.clone())
+        {
+            tracing::error!(port = %name, %error, "its guests are not served: its thread could not be started");
+        }
         let mode = open.mode.unwrap_or("-");
         tracing::info!(port = %name, mode, queues = ?open.queues, workers = ?entry.workers.iter().map(|w| w.0).collect::<Vec<_>>(), "up");
         for warning in &open.warnings {

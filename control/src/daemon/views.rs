@@ -28,13 +28,19 @@ impl Control {
         let place = open.and_then(|open| open.place.as_ref());
         let queues = open.map(|open| open.queues.as_slice()).unwrap_or_default();
         let totals = &entry.totals;
+        let guest = open.and_then(|open| Some(open.guest.as_ref()?.view(!queues.is_empty())));
+        let guest_there = guest.is_some();
         PortView {
             name: name.to_string(),
             kind: port.map(|port| port.kind.to_string()).unwrap_or_default(),
             interface: port.and_then(|port| port.interface.clone()),
             state: if reason.is_none() { State::Up } else { State::Down },
             reason,
-            mode: open.and_then(|open| open.mode).map(str::to_owned),
+            mode: match &guest {
+                Some(guest) => Some(guest.state.to_string()),
+                None => open.and_then(|open| open.mode).map(str::to_owned),
+            },
+            guest,
             backing: place
                 .and_then(|place| self.groups.backing(place))
                 .map(str::to_owned),
@@ -48,7 +54,10 @@ impl Control {
                 })
                 .collect(),
             mac: entry.shown().and_then(|link| link.mac),
-            mtu: entry.shown().map(|link| link.mtu),
+            mtu: entry.shown().map(|link| link.mtu).or_else(|| {
+                let conf = guest_there.then_some(conf).flatten();
+                conf.map(|conf| conf.mtu)
+            }),
             service: compile::describe(&self.spec, name, &self.underlay.carried_by(name)),
             rx_packets: totals.sum(|c| c.rx_packets.get()),
             rx_bytes: totals.sum(|c| c.rx_bytes.get()),

@@ -3,6 +3,7 @@
 mod common;
 
 use clearway_engine::*;
+use clearway_io::{Offload, Offloads};
 use clearway_wire::{EtherType, MacAddr, MappedIp};
 use common::*;
 use std::net::IpAddr;
@@ -11,7 +12,11 @@ use std::sync::{Arc, Mutex};
 /// One port of every service: access, trunk with native and QinQ, tunnel, an uplink with a VTEP, a
 /// cross-connect, one without service, one isolated access port with storm control.
 fn bed() -> Bed {
-    let mut bed = Bed::new(1, 8);
+    // Two ports take frames undone, one of them only checksums.
+    let mut offloads = [Offloads::empty(); 8];
+    offloads[0] = Offloads::all();
+    offloads[2] = Offloads::CHECKSUM;
+    let mut bed = Bed::with_offloads(1, &offloads);
     bed.port(0, |p| p.service = Service::Access(place(1, 0)));
     let mut vids = VidTable::default();
     vids.entry_mut(EtherType::VLAN, vid(100)).single = Some(place(1, 1));
@@ -157,21 +162,38 @@ fn dress(raw: &[u8], port: u16) -> Vec<u8> {
     outer
 }
 
+/// What a sender leaves undone on every second frame, and how much of a frame is outside: any numbers that a port
+/// could hand over.
+fn undone(raw: [u8; 6], len: usize) -> (Option<Offload>, Option<usize>) {
+    let [what, kinds, start, field, high, low] = raw;
+    let held = (what % 4 > 1).then_some(len.min(256).min(usize::from(high) * 2));
+    let offload = Offload {
+        needs: Offloads::from_bits_truncate(kinds.into()),
+        start: start.into(),
+        field: (field % 24).into(),
+        gso_size: u16::from_be_bytes([high, low]),
+    };
+    let end = usize::from(offload.start + offload.field) + 2;
+    let possible = what % 2 == 1 && end <= held.unwrap_or(len.min(1700));
+    (possible.then_some(offload), held)
+}
+
 #[test]
 fn fuzz_pipeline() {
     let bed = Mutex::new(Some(bed()));
     bolero::check!()
-        .with_type::<Vec<(u8, Vec<u8>)>>()
+        .with_type::<Vec<(u8, [u8; 6], Vec<u8>)>>()
         .with_iterations(1000)
         .for_each(|frames| {
             let mut slot = bed.lock().expect("not poisoned");
             let bed = slot.as_mut().expect("bed");
-            for (port, raw) in frames.iter().take(64) {
+            for (port, state, raw) in frames.iter().take(64) {
                 let port = u16::from(port % 8);
                 let bytes = dress(raw, port);
                 // An empty frame is none; more than a port's MTU does not arrive from a kernel device.
                 if !bytes.is_empty() && bytes.len() < 9000 {
-                    bed.send(port, &bytes);
+                    let (offload, held) = undone(*state, bytes.len());
+                    bed.send_undone(port, &bytes, offload, held);
                 }
             }
             bed.turn();

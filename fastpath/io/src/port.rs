@@ -67,6 +67,11 @@ pub trait Port {
     /// Why the port stopped, if it did.
     fn fault(&self) -> Option<&Fault>;
 
+    /// Whether looking for arrivals takes a system call: then epoll is asked as soon as nothing came for a while.
+    fn looks_by_call(&self) -> bool {
+        false
+    }
+
     /// The descriptor that becomes readable when a frame arrives; none: the port can't be slept on.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
@@ -149,6 +154,10 @@ impl Port for AnyPort {
 
     fn fault(&self) -> Option<&Fault> {
         each!(self, port => port.fault())
+    }
+
+    fn looks_by_call(&self) -> bool {
+        each!(self, port => port.looks_by_call())
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

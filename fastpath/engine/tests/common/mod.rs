@@ -5,8 +5,10 @@
     reason = "each test file includes it and uses a part"
 )]
 
+pub mod packet;
+
 use clearway_engine::*;
-use clearway_io::{HugePages, MemoryPeer, PoolSet, Umem, UmemGeometry, memory_port};
+use clearway_io::{HugePages, MemoryPeer, Offload, Offloads, PoolSet, Umem, UmemGeometry, memory_port};
 use clearway_wire::{MacAddr, Vid, Vni};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,6 +77,12 @@ pub fn tagged(dst: MacAddr, src: MacAddr, tags: &[(u16, u16)]) -> Vec<u8> {
 impl Bed {
     /// `workers` workers and memory ports 0..ports, all polled by worker `port % workers`.
     pub fn new(workers: usize, ports: u16) -> Self {
+        Self::with_offloads(workers, &vec![Offloads::empty(); usize::from(ports)])
+    }
+
+    /// The same, with what the receiver behind each port does itself.
+    pub fn with_offloads(workers: usize, offloads: &[Offloads]) -> Self {
+        let ports = offloads.len() as u16;
         let config = EngineConfig {
             cores: vec![None; workers],
             idle: Idle::Spin,
@@ -93,7 +101,8 @@ impl Bed {
         engine.add_region(&umem).expect("region");
         let mut peers = Vec::new();
         for port in 0..ports {
-            let (io, peer) = memory_port(512).expect("eventfd");
+            let (mut io, peer) = memory_port(512).expect("eventfd");
+            io.set_offloads(offloads[usize::from(port)]);
             let worker = WorkerId((usize::from(port) % workers.len()) as u8);
             let io = clearway_io::AnyPort::Memory(io);
             engine
@@ -159,6 +168,40 @@ impl Bed {
         let frame = self.pools.frame_from(self.umem.id(), bytes).expect("chunk");
         let peer = self.peers[usize::from(port)].as_mut().expect("port");
         peer.send(frame).expect("room");
+    }
+
+    /// Sends a frame that its sender left undone; `held`: all but its first bytes are outside, in three parts, one empty.
+    pub fn send_undone(&mut self, port: u16, bytes: &[u8], offload: Option<Offload>, held: Option<usize>) {
+        let (head, rest) = bytes.split_at(held.unwrap_or(bytes.len()));
+        let mut frame = self.pools.frame_from(self.umem.id(), head).expect("chunk");
+        if let Some(offload) = offload {
+            assert!(frame.set_offload(offload), "{offload:?}");
+        }
+        if held.is_some() {
+            let rest: &'static [u8] = Box::leak(rest.into());
+            let (first, second) = rest.split_at(rest.len() / 3);
+            assert!(
+                frame.hold_static(&[first, &[], second]),
+                "a head of at most 256 bytes"
+            );
+        }
+        let peer = self.peers[usize::from(port)].as_mut().expect("port");
+        peer.send(frame).expect("room");
+    }
+
+    /// What came out of a port, with what is left undone.
+    pub fn recv_undone(&mut self, port: u16) -> Vec<(Vec<u8>, Option<Offload>)> {
+        let peer = self.peers[usize::from(port)].as_mut().expect("port");
+        let pools = &mut self.pools;
+        std::iter::from_fn(|| peer.recv())
+            .map(|frame| {
+                let mut bytes = vec![0; frame.len() as usize];
+                assert_eq!(frame.reader().read(&mut bytes), bytes.len());
+                let offload = frame.offload();
+                pools.free(frame);
+                (bytes, offload)
+            })
+            .collect()
     }
 
     /// Turns all workers until nothing moves.

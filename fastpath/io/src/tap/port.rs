@@ -313,6 +313,10 @@ impl Port for TapPort {
         self.fault.as_ref()
     }
 
+    fn looks_by_call(&self) -> bool {
+        true
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
     }

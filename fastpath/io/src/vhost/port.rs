@@ -303,6 +303,7 @@ impl Port for VhostPort {
         let Some(pool) = pools.get(self.umem.id()) else {
             return 0;
         };
+        let before = batch.len();
         let result = match &mut queue.ring {
             Ring::Split(ring) => queue.way.receive(ring, pool, batch),
             Ring::Packed(ring) => queue.way.receive(ring, pool, batch),
@@ -312,12 +313,12 @@ impl Port for VhostPort {
             Ok(n) => n,
             Err(violation) => {
                 self.violated("transmit", violation);
-                batch.len()
+                batch.len() - before
             }
         };
         if !enabled {
             // What a disabled ring carries is taken and discarded (vhost-user, "Ring states").
-            batch.drain(..).for_each(|frame| pools.free(frame));
+            batch.drain(before..).for_each(|frame| pools.free(frame));
         }
         if n == 0 || !enabled {
             // Buffers that held no frame go back all the same.

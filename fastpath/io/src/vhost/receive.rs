@@ -40,8 +40,9 @@ fn prefetch_rest(frame: &Frame, to: *mut u8, header: u32) {
     if end <= 128 || to.is_null() {
         return;
     }
+    // Every other line: the processor fetches the one beside it (measured better than all and than none).
     for piece in frame.pieces() {
-        for at in (0..piece.len.min(2048) as usize).step_by(64) {
+        for at in (0..piece.len.min(2048) as usize).step_by(128) {
             prefetch_address(piece.data.wrapping_add(at));
         }
     }

@@ -210,11 +210,10 @@ impl Vring for SplitRing {
 
     #[inline(always)]
     fn complete_transmitted(&mut self, used: &[Used]) {
-        // §2.7.9: the last entry stands for all of the batch.
+        // §2.7.9, in order: one entry, at the batch's first place and with the last one's id, stands for the batch.
         match used.last() {
             Some(last) if self.in_order => {
-                let at = self.used_next.wrapping_add(used.len() as u16 - 1);
-                self.write_used(at, last.id, last.len);
+                self.write_used(self.used_next, last.id, last.len);
                 self.publish(used.len());
             }
             _ => self.complete(used),

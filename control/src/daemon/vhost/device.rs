@@ -1,0 +1,537 @@
+//! What a front-end's messages make of the rings: a network device as vhost-user describes it.
+//!
+//! ```text
+//!   SET_MEM_TABLE, SET_VRING_NUM, _ADDR, _BASE, _KICK ──► ring started ──► pair built ──► polled by a worker
+//!   any change ──► the pair is taken from its worker ──► changed ──► built again ──► reply
+//!   GET_VRING_BASE ──► ring stopped
+//! ```
+//!
+//! Rings come in pairs: the even one receives (virtio 1.2 §5.1.2), the odd one transmits. A pair is built when at
+//! least one of its rings has started. A ring that is started and whose memory is not there is an error, but for memory
+//! slots, which come and go one by one: then it waits for its memory.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use clearway_io::{GuestMemory, RegionSpec, Umem, VhostConfig, VhostPort, VringConfig};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+
+use super::guest::Shared;
+use super::link::Refusal;
+use super::{Answer, Ask};
+
+/// Virtio features of which the rings know nothing, as the front-end deals with them by other messages: the largest
+/// packet (virtio 1.2 §5.1.3: bit 3), link state (16), a control queue (17) of receive filters (18), announcing
+/// after a migration (21), several queues (22).
+const NET_FEATURES: u64 = 1 << 3 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 22;
+
+const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+/// All that is offered.
+pub(super) const FEATURES: u64 = VhostPort::FEATURES | NET_FEATURES | PROTOCOL_FEATURES;
+
+fn protocol() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::BACKEND_REQ
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::STATUS
+}
+
+/// Most entries of a ring (virtio 1.2 §2.7, §2.8).
+const MAX_RING: u32 = 32768;
+/// The least that every IPv4 host takes (RFC 791), as virtio requires (§5.1.4.1 says 68; nobody offers that).
+const MIN_MTU: u64 = 68;
+
+/// Where a ring is, in addresses of the front-end's process.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    descriptors: u64,
+    driver: u64,
+    device: u64,
+    log: Option<u64>,
+}
+
+/// What is known of a ring.
+#[derive(Debug, Default)]
+struct Ring {
+    size: Option<u16>,
+    addresses: Option<Addresses>,
+    base: u32,
+    /// SET_VRING_ENABLE; none: it was never sent.
+    enabled: Option<bool>,
+    started: bool,
+    kick: Option<OwnedFd>,
+    call: Option<OwnedFd>,
+}
+
+impl Ring {
+    fn stop(&mut self) {
+        self.started = false;
+        self.kick = None;
+    }
+
+    /// The ring for a port; none: it is not started yet.
+    fn config(&self, enabled_by_itself: bool) -> io::Result<Option<VringConfig>> {
+        let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
+            return Ok(None);
+        };
+        Ok(Some(VringConfig {
+            size,
+            descriptors: addresses.descriptors,
+            driver: addresses.driver,
+            device: addresses.device,
+            base: self.base,
+            enabled: self.enabled.unwrap_or(enabled_by_itself),
+            kick: self.kick.as_ref().map(OwnedFd::try_clone).transpose()?,
+            call: self.call.as_ref().map(OwnedFd::try_clone).transpose()?,
+            log_address: addresses.log,
+        }))
+    }
+}
+
+/// How a question reaches the control thread.
+pub(super) type AskControl = Box<dyn Fn(Ask) -> std::result::Result<Answer, String> + Send>;
+
+/// The device of one connection.
+pub(super) struct Device {
+    control: AskControl,
+    shared: Arc<Shared>,
+    umem: Umem,
+    features: Option<u64>,
+    protocol: u64,
+    memory: Option<Arc<GuestMemory>>,
+    /// Memory comes in slots, so it may be there in part.
+    slots: bool,
+    rings: Vec<Ring>,
+    /// By pair: whether a worker may have it.
+    running: Vec<bool>,
+    status: u64,
+    /// The channel for requests of ours, kept open.
+    _requests: Option<Backend>,
+}
+
+/// Our own words in the crate's error.
+fn wrong(reason: impl Display) -> Error {
+    Error::ReqHandlerError(io::Error::other(reason.to_string()))
+}
+
+impl Device {
+    pub(super) fn new(control: AskControl, shared: Arc<Shared>, umem: Umem, pairs: u16) -> Self {
+        let pairs = usize::from(pairs);
+        Self {
+            control,
+            shared,
+            umem,
+            features: None,
+            protocol: 0,
+            memory: None,
+            slots: false,
+            rings: (0..2 * pairs).map(|_| Ring::default()).collect(),
+            running: vec![false; pairs],
+            status: 0,
+            _requests: None,
+        }
+    }
+
+    /// Whether a protocol feature was negotiated.
+    pub(super) fn has_protocol(&self, feature: VhostUserProtocolFeatures) -> bool {
+        self.protocol & feature.bits() != 0
+    }
+
+    /// The connection has ended: takes all from the workers.
+    pub(super) fn release(&mut self) {
+        for pair in 0..self.running.len() {
+            // It is on its way out if that fails.
+            let _ = self.take(pair);
+        }
+        self.memory = None;
+        let _ = (self.control)(Ask::Gone);
+    }
+
+    fn ring(&mut self, index: u32) -> Result<&mut Ring> {
+        let pairs = self.running.len();
+        let ring = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.rings.get_mut(index));
+        ring.ok_or_else(|| {
+            wrong(format_args!(
+                "there is no ring {index}: the port has {pairs} queue pairs, that is {} rings; raise its `queue-pairs`",
+                2 * pairs
+            ))
+        })
+    }
+
+    /// Takes a pair from its worker, if one has it, and notes where its rings are.
+    fn take(&mut self, pair: usize) -> Result<()> {
+        if !std::mem::take(&mut self.running[pair]) {
+            return Ok(());
+        }
+        let answer = (self.control)(Ask::Take(pair as u16)).map_err(wrong)?;
+        let Answer::Taken(Some(port)) = answer else {
+            return Ok(());
+        };
+        let config = port.into_config();
+        for (ring, config) in self.rings[2 * pair..]
+            .iter_mut()
+            .zip([config.receive, config.transmit])
+        {
+            if let Some(config) = config {
+                ring.base = config.base;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_all(&mut self) -> Result<()> {
+        (0..self.running.len()).try_for_each(|pair| self.take(pair))
+    }
+
+    /// Gives a pair to a worker, if one of its rings has started.
+    fn build(&mut self, pair: usize) -> Result<()> {
+        let (Some(memory), Some(features)) = (self.memory.clone(), self.features) else {
+            return Ok(());
+        };
+        let by_itself = features & PROTOCOL_FEATURES == 0;
+        let rings = &self.rings[2 * pair..];
+        let duplicating = |error| {
+            wrong(format_args!(
+                "duplicating an event descriptor failed: {error}; raise `ulimit -n`"
+            ))
+        };
+        let receive = rings[0].config(by_itself).map_err(duplicating)?;
+        let transmit = rings[1].config(by_itself).map_err(duplicating)?;
+        if receive.is_none() && transmit.is_none() {
+            return Ok(());
+        }
+        let config = VhostConfig {
+            memory,
+            features: features & !PROTOCOL_FEATURES,
+            transmit,
+            receive,
+        };
+        let port = match VhostPort::new(config, &self.umem) {
+            Ok(port) => port,
+            Err(error) if self.slots => {
+                tracing::debug!(pair, %error, "waiting for its memory");
+                return Ok(());
+            }
+            Err(error) => return Err(wrong(error)),
+        };
+        self.running[pair] = true;
+        (self.control)(Ask::Add(pair as u16, Box::new(port))).map_err(wrong)?;
+        Ok(())
+    }
+
+    fn build_all(&mut self) -> Result<()> {
+        (0..self.running.len()).try_for_each(|pair| self.build(pair))
+    }
+
+    /// Changes a ring while no worker has it.
+    fn change(&mut self, index: u32, change: impl FnOnce(&mut Ring)) -> Result<()> {
+        self.ring(index)?;
+        let pair = index as usize / 2;
+        self.take(pair)?;
+        change(self.ring(index)?);
+        self.build(pair)
+    }
+
+    /// Changes all while no worker has any of it.
+    fn change_all(&mut self, change: impl FnOnce(&mut Self)) -> Result<()> {
+        self.take_all()?;
+        change(self);
+        self.build_all()
+    }
+
+    fn use_memory(&mut self, memory: GuestMemory, slots: bool) -> Result<()> {
+        self.change_all(|device| {
+            device.memory = Some(Arc::new(memory));
+            device.slots = slots;
+        })
+    }
+
+    /// SEND_RARP: says where the guest is after a migration.
+    pub(super) fn send_rarp(&mut self, _mac: u64) -> std::result::Result<Option<u64>, Refusal> {
+        Err(Refusal::Told("announcing a guest is not offered".to_owned()))
+    }
+
+    /// NET_SET_MTU.
+    pub(super) fn set_mtu(&mut self, mtu: u64) -> std::result::Result<Option<u64>, Refusal> {
+        let most = self.shared.mtu_limit().unwrap_or(u16::MAX);
+        match u16::try_from(mtu) {
+            Ok(value) if mtu >= MIN_MTU && value <= most => {
+                self.shared.update(|status| status.mtu = Some(value));
+                (self.control)(Ask::Changed).map_err(Refusal::Fatal)?;
+                Ok(None)
+            }
+            _ => Err(Refusal::Told(format!(
+                "an MTU of {mtu} bytes; the port's `mtu` is {most}"
+            ))),
+        }
+    }
+
+    /// SET_STATUS: the device status of virtio 1.2 §2.1; 0 resets the device.
+    pub(super) fn set_status(&mut self, status: u64) -> std::result::Result<Option<u64>, Refusal> {
+        self.status = status;
+        if status == 0 {
+            self.stop_all()
+                .map_err(|error| Refusal::Fatal(error.to_string()))?;
+        }
+        Ok(None)
+    }
+
+    /// GET_STATUS.
+    pub(super) fn status(&self) -> std::result::Result<u64, Refusal> {
+        Ok(self.status)
+    }
+
+    fn stop_all(&mut self) -> Result<()> {
+        self.take_all()?;
+        for ring in &mut self.rings {
+            ring.stop();
+            ring.enabled = None;
+        }
+        Ok(())
+    }
+}
+
+/// An event descriptor of a front-end. Whatever else it could send may block who reads or writes it.
+fn event(file: Option<File>) -> Result<Option<OwnedFd>> {
+    let Some(file) = file else { return Ok(None) };
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let kind = std::fs::read_link(&link)
+        .map_err(|error| wrong(format_args!("looking at {link} failed: {error}")))?;
+    if kind.as_os_str() != "anon_inode:[eventfd]" {
+        let kind = kind.display();
+        return Err(wrong(format_args!("it sent {kind} where an eventfd belongs")));
+    }
+    Ok(Some(file.into()))
+}
+
+fn spec(region: &VhostUserMemoryRegion) -> RegionSpec {
+    RegionSpec {
+        guest_address: region.guest_phys_addr,
+        size: region.memory_size,
+        user_address: region.user_addr,
+        mmap_offset: region.mmap_offset,
+    }
+}
+
+fn not_offered<T>(what: &'static str) -> Result<T> {
+    Err(Error::InvalidOperation(what))
+}
+
+impl VhostUserBackendReqHandlerMut for Device {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.stop_all()
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.stop_all()
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(FEATURES)
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let unknown = features & !FEATURES;
+        if unknown != 0 {
+            return Err(wrong(format_args!(
+                "it takes features {unknown:#x}, which were not offered"
+            )));
+        }
+        self.shared.update(|status| status.features = Some(features));
+        if self.features == Some(features) {
+            return Ok(());
+        }
+        self.change_all(|device| device.features = Some(features))
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
+        let regions = regions.iter().map(spec).zip(files.into_iter().map(OwnedFd::from));
+        let memory = GuestMemory::map(regions).map_err(wrong)?;
+        self.use_memory(memory, false)?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let size = u16::try_from(num).ok().filter(|_| (1..=MAX_RING).contains(&num));
+        let Some(size) = size else {
+            return Err(wrong(format_args!(
+                "a ring of {num} entries; 1 to {MAX_RING} are possible"
+            )));
+        };
+        self.change(index, |ring| ring.size = Some(size))
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        log: u64,
+    ) -> Result<()> {
+        let addresses = Addresses {
+            descriptors: descriptor,
+            driver: available,
+            device: used,
+            log: flags
+                .contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG)
+                .then_some(log),
+        };
+        self.change(index, |ring| ring.addresses = Some(addresses))
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        self.change(index, |ring| ring.base = base)
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.change(index, Ring::stop)?;
+        let base = self.ring(index)?.base;
+        Ok(VhostUserVringState::new(index, base))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let kick = event(fd)?;
+        self.change(index.into(), |ring| {
+            ring.kick = kick;
+            ring.started = true;
+        })
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let call = event(fd)?;
+        self.change(index.into(), |ring| ring.call = call)
+    }
+
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        // A ring in which we find an error ends the connection, which says more.
+        event(fd)?;
+        self.ring(index.into()).map(drop)
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(protocol())
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        let unknown = features & !protocol().bits();
+        if unknown != 0 {
+            return Err(wrong(format_args!(
+                "it takes protocol features {unknown:#x}, which were not offered"
+            )));
+        }
+        self.protocol = features;
+        self.shared.update(|status| status.protocol = features);
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.running.len() as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        if self.ring(index)?.enabled == Some(enable) {
+            return Ok(());
+        }
+        self.change(index, |ring| ring.enabled = Some(enable))
+    }
+
+    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        not_offered("the configuration space is the front-end's")
+    }
+
+    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> Result<()> {
+        not_offered("the configuration space is the front-end's")
+    }
+
+    fn set_backend_req_fd(&mut self, backend: Backend) {
+        self._requests = Some(backend);
+    }
+
+    fn set_gpu_socket(&mut self, _: GpuBackend) -> Result<()> {
+        not_offered("this is a network device")
+    }
+
+    fn get_shared_object(&mut self, _: VhostUserSharedMsg) -> Result<File> {
+        not_offered("shared objects are not offered")
+    }
+
+    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        not_offered("a buffer for descriptors in flight is not offered")
+    }
+
+    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
+        not_offered("a buffer for descriptors in flight is not offered")
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(clearway_io::MAX_REGIONS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        fd: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
+        let before = self.memory.as_deref().cloned().unwrap_or_default();
+        let memory = before.with(spec(region), fd.into()).map_err(wrong)?;
+        self.use_memory(memory, true)?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let before = self.memory.as_deref().cloned().unwrap_or_default();
+        let memory = before.without(spec(region)).ok_or_else(|| {
+            wrong(format_args!(
+                "there is no memory region {:?} to remove",
+                spec(region)
+            ))
+        })?;
+        self.use_memory(memory, true)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _: VhostTransferStateDirection,
+        _: VhostTransferStatePhase,
+        _: File,
+    ) -> Result<Option<File>> {
+        not_offered("this device has no state of its own")
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        not_offered("this device has no state of its own")
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        not_offered("shared memory regions are not offered")
+    }
+
+    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
+        not_offered("logging of dirty pages is not offered")
+    }
+}

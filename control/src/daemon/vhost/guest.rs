@@ -1,0 +1,404 @@
+//! A vhost-user port as the control thread has it, and the thread that serves its guests, one after the other.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clearway_config::{Name, Port};
+use clearway_io::{EventFd, Umem};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::device::Device;
+use super::features;
+use super::link::{Link, Turn};
+use super::socket::{self, Served};
+use super::{Ask, Control};
+use crate::api::types::{GuestState, GuestView};
+use crate::daemon::Message;
+use crate::daemon::open::OpenError;
+
+/// After a connection that failed, the next one is waited for or tried after this time, and then twice as long …
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// … up to this.
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// A connection that lasted so long begins anew with the first.
+const LASTED: Duration = Duration::from_secs(10);
+
+/// What is known of a port's guests.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    /// A front-end is connected.
+    pub(crate) connected: bool,
+    /// The virtio features that were negotiated; none: not yet.
+    pub(crate) features: Option<u64>,
+    /// The protocol features that were negotiated.
+    pub(crate) protocol: u64,
+    /// NET_SET_MTU of this connection.
+    pub(crate) mtu: Option<u16>,
+    /// Connections so far.
+    pub(crate) connections: u64,
+    /// Front-ends that were turned away, as there was one.
+    pub(crate) turned_away: u64,
+    /// Why the last connection ended.
+    pub(crate) last: Option<String>,
+    /// With `client`: why there is no connection yet.
+    pub(crate) waiting: Option<String>,
+}
+
+/// What the control thread and the port's thread both see.
+pub(super) struct Shared {
+    status: Mutex<Status>,
+    /// Why the port's thread is to drop its connection.
+    fault: Mutex<Option<String>>,
+    mtu_limit: Mutex<Option<u16>>,
+    ended: std::sync::atomic::AtomicBool,
+    wake: EventFd,
+}
+
+impl Shared {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut lock(&self.status));
+    }
+
+    /// The largest MTU that a guest may ask for, where the configuration says one.
+    pub(super) fn mtu_limit(&self) -> Option<u16> {
+        *lock(&self.mtu_limit)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Nobody leaves these half changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the guest's side is.
+enum Place {
+    Server(Served),
+    Client(PathBuf),
+}
+
+/// A vhost-user port, as the control thread has it. Its thread ends soon after it is dropped.
+pub(crate) struct Guest {
+    id: u64,
+    place: Place,
+    pairs: u16,
+    umem: Umem,
+    shared: Arc<Shared>,
+}
+
+impl Guest {
+    /// Makes the socket, if it is ours to make; nobody is served yet.
+    pub(crate) fn new(port: &Port, umem: Umem) -> Result<Self, OpenError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Some(path) = port.socket.clone() else {
+            return Err(OpenError::Fatal("a vhost-user port without a socket".to_owned()));
+        };
+        let wake = EventFd::new().map_err(|error| {
+            OpenError::Fatal(format!("making an eventfd failed: {error}; raise `ulimit -n`"))
+        })?;
+        let place = if port.client {
+            Place::Client(path)
+        } else {
+            Place::Server(Served::bind(port, &path)?)
+        };
+        Ok(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            place,
+            pairs: port.queue_pairs(),
+            umem,
+            shared: Arc::new(Shared {
+                status: Mutex::default(),
+                fault: Mutex::default(),
+                mtu_limit: Mutex::new(port.mtu),
+                ended: false.into(),
+                wake,
+            }),
+        })
+    }
+
+    /// Starts the thread that serves guests.
+    pub(crate) fn start(&self, name: &Name, send: Sender<Message>) -> io::Result<()> {
+        let place = match &self.place {
+            Place::Server(served) => Wait::Listen(served.listener()?),
+            Place::Client(path) => Wait::Connect(path.clone()),
+        };
+        let thread = Thread {
+            control: Control {
+                port: name.clone(),
+                guest: self.id,
+                send,
+            },
+            place,
+            pairs: self.pairs,
+            umem: self.umem.clone(),
+            shared: self.shared.clone(),
+            backoff: FIRST_RETRY,
+        };
+        std::thread::Builder::new()
+            .name("vhost-user".into())
+            .spawn(move || thread.run())
+            .map(drop)
+    }
+
+    /// Tells it from those that the port had before.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What is known of its guests.
+    pub(crate) fn status(&self) -> Status {
+        lock(&self.shared.status).clone()
+    }
+
+    /// The same for the API.
+    pub(crate) fn view(&self, running: bool) -> GuestView {
+        let status = self.status();
+        let (socket, client) = match &self.place {
+            Place::Server(served) => (served.path(), false),
+            Place::Client(path) => (path.as_path(), true),
+        };
+        GuestView {
+            socket: socket.display().to_string(),
+            client,
+            state: match (status.connected, running) {
+                (true, true) => GuestState::Running,
+                (true, false) => GuestState::Connected,
+                (false, _) if client => GuestState::Connecting,
+                (false, _) => GuestState::Listening,
+            },
+            features: features::virtio(status.features.unwrap_or(0)),
+            feature_bits: status.features.map(|bits| format!("{bits:#x}")),
+            protocol_features: features::protocol(status.protocol),
+            queue_pairs: self.pairs,
+            connections: status.connections,
+            turned_away: status.turned_away,
+            last_end: status.last,
+            waiting: status.waiting,
+        }
+    }
+
+    /// The largest MTU that a guest may ask for from now on.
+    pub(crate) fn limit_mtu(&self, limit: Option<u16>) {
+        *lock(&self.shared.mtu_limit) = limit;
+    }
+
+    /// A ring has failed: the connection ends.
+    pub(crate) fn fault(&self, reason: String) {
+        lock(&self.shared.fault).get_or_insert(reason);
+        self.shared.wake.signal();
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.wake.signal();
+    }
+}
+
+/// How a port gets its connections.
+enum Wait {
+    Listen(UnixListener),
+    Connect(PathBuf),
+}
+
+struct Thread {
+    control: Control,
+    place: Wait,
+    pairs: u16,
+    umem: Umem,
+    shared: Arc<Shared>,
+    backoff: Duration,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut next = None;
+        while !self.shared.has_ended() {
+            let Some(stream) = next.take().or_else(|| self.connection()) else {
+                continue;
+            };
+            let begun = Instant::now();
+            let (result, waiting) = self.serve(stream);
+            next = waiting;
+            let port = &self.control.port;
+            let failed = result.is_err();
+            let reason = match result {
+                _ if self.shared.has_ended() => return,
+                Ok(()) => {
+                    tracing::info!(%port, "the guest has disconnected");
+                    "the guest's side closed the connection".to_owned()
+                }
+                Err(reason) => {
+                    tracing::warn!(%port, reason, "the connection to the guest was closed");
+                    reason
+                }
+            };
+            self.shared.update(|status| status.last = Some(reason));
+            if !failed || begun.elapsed() >= LASTED {
+                self.backoff = FIRST_RETRY;
+            }
+            if failed || (next.is_none() && matches!(self.place, Wait::Connect(_))) {
+                self.pause();
+            }
+        }
+    }
+
+    /// Waits a while, or until it is woken.
+    fn pause(&mut self) {
+        self.wait(&[], Some(self.backoff));
+        self.backoff = (self.backoff * 2).min(LAST_RETRY);
+    }
+
+    /// Waits until one of these is readable, it is woken, or the time is over. Says which are readable.
+    fn wait(&self, sockets: &[&dyn AsFdDyn], time: Option<Duration>) -> Vec<bool> {
+        let mut fds: Vec<_> = sockets
+            .iter()
+            .map(|socket| socket.fd())
+            .chain([self.shared.wake.as_fd()])
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let time = time.map_or(PollTimeout::NONE, |time| {
+            PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+        });
+        let _ = poll(&mut fds, time);
+        let readable: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        if readable.last() == Some(&true) {
+            self.shared.wake.clear();
+        }
+        readable
+    }
+
+    /// The next connection; none: look whether it is to end.
+    fn connection(&mut self) -> Option<UnixStream> {
+        match &self.place {
+            Wait::Listen(listener) => {
+                self.wait(&[listener], None);
+                accept(listener)
+            }
+            Wait::Connect(path) => match socket::connect(path) {
+                Ok(stream) => Some(stream),
+                Err(error) => {
+                    let reason = cannot_connect(path, &error);
+                    self.shared.update(|status| status.waiting = Some(reason));
+                    self.pause();
+                    None
+                }
+            },
+        }
+    }
+
+    /// Serves a connection until it ends. One that came meanwhile is turned away, unless it came after the end.
+    fn serve(&mut self, stream: UnixStream) -> (Result<(), String>, Option<UnixStream>) {
+        // A fault of the connection before is not this one's.
+        lock(&self.shared.fault).take();
+        self.shared.update(|status| {
+            *status = Status {
+                connected: true,
+                connections: status.connections + 1,
+                turned_away: status.turned_away,
+                last: status.last.take(),
+                ..Status::default()
+            };
+        });
+        tracing::info!(port = %self.control.port, "a guest has connected");
+        let control = Control {
+            port: self.control.port.clone(),
+            guest: self.control.guest,
+            send: self.control.send.clone(),
+        };
+        let ask = Box::new(move |ask: Ask| control.ask(ask));
+        let device = Device::new(ask, self.shared.clone(), self.umem.clone(), self.pairs);
+        let (result, waiting) = match Link::new(stream, device) {
+            Ok(mut link) => {
+                let (result, waiting) = self.messages(&mut link);
+                link.close();
+                (result, waiting)
+            }
+            Err(error) => (
+                Err(format!(
+                    "duplicating its socket failed: {error}; raise `ulimit -n`"
+                )),
+                None,
+            ),
+        };
+        self.shared.update(|status| {
+            *status = Status {
+                connections: status.connections,
+                turned_away: status.turned_away,
+                last: status.last.take(),
+                ..Status::default()
+            };
+        });
+        (result, waiting)
+    }
+
+    fn messages(&self, link: &mut Link) -> (Result<(), String>, Option<UnixStream>) {
+        loop {
+            if self.shared.has_ended() {
+                return (Ok(()), None);
+            }
+            if let Some(reason) = lock(&self.shared.fault).take() {
+                return (Err(reason), None);
+            }
+            match link.turn() {
+                Ok(Turn::Handled) => continue,
+                Ok(Turn::Idle) => {}
+                Ok(Turn::Closed) => return (Ok(()), None),
+                Err(reason) => return (Err(reason), None),
+            }
+            let Wait::Listen(listener) = &self.place else {
+                self.wait(&[link.stream()], None);
+                continue;
+            };
+            let readable = self.wait(&[link.stream(), listener], None);
+            if readable[1]
+                && let Some(other) = accept(listener)
+            {
+                if link.is_closed() {
+                    return (Ok(()), Some(other));
+                }
+                self.shared.update(|status| status.turned_away += 1);
+                tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
+            }
+        }
+    }
+}
+
+/// What can be waited for.
+trait AsFdDyn {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: AsFd> AsFdDyn for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    let (stream, _) = listener.accept().ok()?;
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}
+
+fn cannot_connect(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no {path} yet; waiting for the guest's side to make it"),
+        io::ErrorKind::ConnectionRefused => format!("nobody listens on {path}; waiting for the guest's side"),
+        io::ErrorKind::WouldBlock => {
+            format!("{path} is busy: the guest's side has not taken earlier connections")
+        }
+        _ => format!("connecting to {path} failed: {error}"),
+    }
+}
