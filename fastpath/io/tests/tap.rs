@@ -7,7 +7,8 @@ use clearway_io::{
     Umem, UmemGeometry,
 };
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,6 +49,24 @@ impl Setup {
         let counts = port.tx_batch(&mut self.pools, &mut frames);
         frames.drain(..).for_each(|frame| self.pools.free(frame));
         counts
+    }
+
+    /// Carries frames between two ports until it is over; every one is looked at.
+    fn carry(&mut self, ports: &mut [TapPort; 2], mut look: impl FnMut(&Frame), over: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !over() {
+            assert!(started.elapsed() < Duration::from_secs(120), "it hangs");
+            for (from, to) in [(0, 1), (1, 0)] {
+                let mut batch = FrameBatch::new();
+                ports[from].rx_batch(&mut self.pools, &mut batch);
+                let mut frames: Vec<Frame> = batch.into_iter().collect();
+                frames.iter().for_each(&mut look);
+                let n = frames.len() as u64;
+                let counts = ports[to].tx_batch(&mut self.pools, &mut frames);
+                assert_eq!((counts.packets, counts.unsendable, frames.len()), (n, 0, 0));
+                ports[from].rx_done();
+            }
+        }
     }
 
     /// Every chunk is home.
@@ -116,33 +135,14 @@ fn tcp_crosses_in_packets_of_64_kib() {
     });
     let mut ports = [server, client].map(|from| from.recv_timeout(PATIENCE).expect("a TAP"));
     let (mut longest, mut held) = (0, 0);
-    let started = Instant::now();
-    while !(served.is_finished() && sent.is_finished()) {
-        assert!(
-            started.elapsed() < Duration::from_secs(120),
-            "the connection hangs"
-        );
-        for (from, to) in [(0, 1), (1, 0)] {
-            let mut batch = FrameBatch::new();
-            ports[from].rx_batch(&mut setup.pools, &mut batch);
-            let mut frames: Vec<Frame> = batch.into_iter().collect();
-            longest = frames.iter().map(Frame::len).chain([longest]).max().unwrap_or(0);
-            held += frames.iter().filter(|frame| frame.is_held()).count();
-            for frame in &frames {
-                let offload = frame.offload();
-                assert_eq!(
-                    frame.len() > 1514,
-                    offload.is_some_and(
-                        |offload| offload.needs.contains(Offloads::TSO4) && offload.gso_size > 1000
-                    )
-                );
-            }
-            let n = frames.len() as u64;
-            let counts = ports[to].tx_batch(&mut setup.pools, &mut frames);
-            assert_eq!((counts.packets, counts.unsendable, frames.len()), (n, 0, 0));
-            ports[from].rx_done();
-        }
-    }
+    let look = |frame: &Frame| {
+        longest = frame.len().max(longest);
+        held += usize::from(frame.is_held());
+        let offload = frame.offload();
+        let large = offload.is_some_and(|o| o.needs.contains(Offloads::TSO4) && o.gso_size > 1000);
+        assert_eq!(frame.len() > 1514, large, "{offload:?}");
+    };
+    setup.carry(&mut ports, look, || served.is_finished() && sent.is_finished());
     assert_eq!(served.join().expect("server"), sent.join().expect("client"));
     assert!(
         longest > 32768 && held > 0,
@@ -152,6 +152,54 @@ fn tcp_crosses_in_packets_of_64_kib() {
         ports.each_mut().map(|port| port.rx_lost()),
         [Default::default(); 2]
     );
+    drop(ports);
+    setup.end();
+}
+
+/// Datagrams that their sender left together (UDP_SEGMENT, udp(7)) cross together, and arrive one by one.
+#[test]
+fn datagrams_cross_together() {
+    if !fresh_netns() {
+        return;
+    }
+    let mut setup = setup();
+    let (server, served) = host("10.9.0.1", &setup.umem, || {
+        let socket = UdpSocket::bind("10.9.0.1:7000").expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let mut buffer = [0; 1 << 16];
+        let mut next = || {
+            let (n, _) = socket.recv_from(&mut buffer).expect("a datagram");
+            (n, buffer[0])
+        };
+        std::array::from_fn::<_, 10, _>(|_| next())
+    });
+    let (client, sent) = host("10.9.0.2", &setup.umem, || {
+        let socket = UdpSocket::bind("10.9.0.2:7000").expect("a socket");
+        let size: libc::c_int = 1000;
+        let value: *const libc::c_int = &raw const size;
+        // SAFETY: value points to an int that lives through the call.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                value.cast(),
+                4,
+            )
+        };
+        assert_eq!(set, 0, "UDP_SEGMENT: {}", std::io::Error::last_os_error());
+        let bytes: Vec<u8> = (0..9500).map(|i| (i / 1000) as u8).collect();
+        socket.send_to(&bytes, "10.9.0.1:7000").expect("sent");
+    });
+    let mut ports = [server, client].map(|from| from.recv_timeout(PATIENCE).expect("a TAP"));
+    let mut together = Vec::new();
+    let look = |frame: &Frame| together.extend(frame.offload().filter(|o| o.needs.contains(Offloads::USO4)));
+    setup.carry(&mut ports, look, || served.is_finished());
+    sent.join().expect("client");
+    let expected = std::array::from_fn(|i| (if i < 9 { 1000 } else { 500 }, i as u8));
+    assert_eq!(served.join().expect("server"), expected);
+    let sizes: Vec<u16> = together.iter().map(|offload| offload.gso_size).collect();
+    assert_eq!(sizes, [1000]);
     drop(ports);
     setup.end();
 }
@@ -247,7 +295,7 @@ fn an_unfinished_checksum_goes_in_and_out() {
     up(&["tap0"], 1500);
     ip("address add 10.9.0.1/24 dev tap0");
     ip("neighbour add 10.9.0.2 lladdr 02:00:00:00:00:02 dev tap0");
-    let socket = std::net::UdpSocket::bind("10.9.0.1:7000").expect("a socket");
+    let socket = UdpSocket::bind("10.9.0.1:7000").expect("a socket");
     socket.send_to(b"hello", "10.9.0.2:7000").expect("sent");
     let mut batch = FrameBatch::new();
     within(PATIENCE, || {
@@ -353,7 +401,7 @@ fn the_queues_of_a_device_share_its_frames() {
     ip("address add 10.9.0.1/24 dev tap0");
     ip("neighbour add 10.9.0.2 lladdr 02:00:00:00:00:02 dev tap0");
     for port in 7000..7064 {
-        let socket = std::net::UdpSocket::bind(("10.9.0.1", port)).expect("a socket");
+        let socket = UdpSocket::bind(("10.9.0.1", port)).expect("a socket");
         socket.send_to(b"hello", "10.9.0.2:7000").expect("sent");
     }
     let mut counts = [0; 4];
