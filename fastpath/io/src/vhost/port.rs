@@ -4,6 +4,7 @@ use super::GuestMemory;
 use super::map::GuestMap;
 use super::packed::PackedRing;
 use super::receive::Receive;
+use super::record::RingRecord;
 use super::ring::{F_RING_PACKED, Violation, Vring};
 use super::split::SplitRing;
 use super::transmit::Transmit;
@@ -31,6 +32,8 @@ pub struct VringConfig {
     pub kick: Option<OwnedFd>,
     /// An eventfd, to be signalled when buffers were used; none: the front-end polls.
     pub call: Option<OwnedFd>,
+    /// Where a packed ring's position is kept for the case that this process is killed.
+    pub record: Option<RingRecord>,
     /// Guest address that stands for the used ring in the dirty log (VHOST_VRING_F_LOG).
     pub log_address: Option<u64>,
 }
@@ -170,6 +173,17 @@ impl<T> Queue<T> {
     }
 }
 
+/// A call must never stop the worker: a front-end may give us an eventfd that it has filled to its end.
+fn never_block(config: &VringConfig) {
+    let Some(fd) = &config.call else { return };
+    // SAFETY: no pointers are involved.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    if flags >= 0 && flags & libc::O_NONBLOCK == 0 {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    }
+}
+
 /// See the module's text.
 pub struct VhostPort {
     transmit: Option<Queue<Transmit>>,
@@ -233,11 +247,13 @@ impl VhostPort {
         let offloads = OFFLOADS.iter().map(has).fold(Offloads::empty(), Offloads::union);
         let transmit = transmit.map(|config| {
             let ring = Ring::new(&config, &memory, features)?;
+            never_block(&config);
             let way = Transmit::new(GuestMap::new(&memory), header, config.size);
             Ok(Queue { ring, way, config })
         });
         let receive = receive.map(|config| {
             let ring = Ring::new(&config, &memory, features)?;
+            never_block(&config);
             let way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
             Ok(Queue { ring, way, config })
         });
