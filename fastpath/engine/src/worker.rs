@@ -503,20 +503,20 @@ impl Worker {
                 continue;
             };
             let mut taken = 0;
+            let mut cx = Cx {
+                snapshot: &self.snapshot,
+                fdb: &self.fdb,
+                pools: &mut self.pools,
+                tx: &mut self.tx,
+                ledger: &mut self.ledger,
+                now: self.now,
+                conf: &self.default_conf,
+                counters: &self.counters,
+                region: None,
+            };
             for _ in 0..BATCH {
                 let Ok((port, frame)) = peer.from.pop() else { break };
                 taken += 1;
-                let mut cx = Cx {
-                    snapshot: &self.snapshot,
-                    fdb: &self.fdb,
-                    pools: &mut self.pools,
-                    tx: &mut self.tx,
-                    ledger: &mut self.ledger,
-                    now: self.now,
-                    conf: &self.default_conf,
-                    counters: &self.counters,
-                    region: None,
-                };
                 match cx.tx.route(port) {
                     Route::Local(_) => egress::queue(&mut cx, frame, port),
                     // It moved on: handing it about could go round in circles.

@@ -117,7 +117,9 @@ impl PackedRing {
         self.order.len()
     }
 
-    pub(crate) fn parts(&self) -> [u64; 3] {
+    /// Guest addresses of the descriptors, the driver's and the device's part.
+    #[must_use]
+    pub fn parts(&self) -> [u64; 3] {
         [self.ring, self.driver, self.device]
     }
 
@@ -168,6 +170,7 @@ impl PackedRing {
             segments: segments.to_vec(),
             descriptors: vec![0; needed],
             table,
+            raw: false,
         };
         self.offered.insert(id, offered);
         self.order.push_back(id);
@@ -233,7 +236,7 @@ impl PackedRing {
     fn wants_kick(&self, added: u16) -> bool {
         let (off_wrap, flags) = self.device_event();
         match flags {
-            0 => true,
+            1 => false,
             2 if self.options.event_idx => {
                 let mut event = off_wrap & 0x7fff;
                 if (off_wrap >> 15 == 1) != self.next.wrap {
@@ -241,8 +244,8 @@ impl PackedRing {
                 }
                 need_event(event, self.next.at, self.next.at.wrapping_sub(added))
             }
-            1 => false,
-            other => panic!("the device's event flags are {other}"),
+            // What a driver does not know it takes for a yes.
+            _ => true,
         }
     }
 
@@ -335,9 +338,34 @@ impl PackedRing {
         }
     }
 
-    pub(crate) fn offer_raw(&mut self, chain: &[Raw]) {
-        let id = self.next.at;
+    pub(crate) fn offer_raw(&mut self, chain: &[Raw]) -> Vec<u16> {
+        let n = chain.len() as u16;
+        assert!(n <= self.free, "free descriptors");
+        let id = self.ids.pop_front().expect("an id");
+        let first = self.next;
+        let places = (0..n).map(|i| first.forward(i, self.options.size).at).collect();
         self.put_chain(chain, id);
+        self.free -= n;
+        let offered = Offered {
+            segments: Vec::new(),
+            descriptors: vec![0; n.into()],
+            table: None,
+            raw: true,
+        };
+        self.offered.insert(id, offered);
+        self.order.push_back(id);
         let _ = self.publish();
+        places
+    }
+
+    pub(crate) fn rewrite(&self, index: u16, raw: Raw) {
+        let at = self.ring + 16 * u64::from(index);
+        let word = self.ram.word(at + 8);
+        let (id, old) = (
+            u16::from_le_bytes([word[4], word[5]]),
+            u16::from_le_bytes([word[6], word[7]]),
+        );
+        let turn = old & (desc_flag::AVAIL | desc_flag::USED);
+        self.put_descriptor(index, raw.addr, raw.len, id, raw.flags | turn);
     }
 }

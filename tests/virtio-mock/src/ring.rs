@@ -77,6 +77,8 @@ pub(crate) struct Offered {
     pub(crate) descriptors: Vec<u16>,
     /// The indirect table's address and bytes.
     pub(crate) table: Option<(u64, u64)>,
+    /// Nobody knows what the device makes of it.
+    pub(crate) raw: bool,
 }
 
 impl Offered {
@@ -86,7 +88,7 @@ impl Offered {
         }
         let room = self.room();
         assert!(
-            len <= room,
+            self.raw || len <= room,
             "the device wrote {len} bytes into a buffer of {room}"
         );
         Used {
@@ -205,9 +207,17 @@ impl Ring {
         each!(self, ring => ring.base())
     }
 
-    /// Offers these very descriptors as one chain and forgets about it: flags are written as given, links go to the
-    /// next one. Nothing checks that there is room.
-    pub fn offer_raw(&mut self, chain: &[Raw]) {
-        each!(self, ring => ring.offer_raw(chain));
+    /// Offers these very descriptors as one chain: flags are written as given, links go to the next one. Gives their
+    /// places in the ring.
+    ///
+    /// # Panics
+    /// When there are too few descriptors.
+    pub fn offer_raw(&mut self, chain: &[Raw]) -> Vec<u16> {
+        each!(self, ring => ring.offer_raw(chain))
+    }
+
+    /// Writes a descriptor that was offered anew, link or id as they were.
+    pub fn rewrite(&self, index: u16, raw: Raw) {
+        each!(self, ring => ring.rewrite(index, raw));
     }
 }

@@ -86,7 +86,9 @@ impl SplitRing {
         self.order.len()
     }
 
-    pub(crate) fn parts(&self) -> [u64; 3] {
+    /// Guest addresses of the descriptors, the driver's and the device's part.
+    #[must_use]
+    pub fn parts(&self) -> [u64; 3] {
         [self.table, self.avail, self.used]
     }
 
@@ -148,6 +150,7 @@ impl SplitRing {
                 segments,
                 descriptors,
                 table,
+                raw: false,
             },
         );
         self.order.push_back(head);
@@ -290,14 +293,31 @@ impl SplitRing {
         }
     }
 
-    pub(crate) fn offer_raw(&mut self, chain: &[Raw]) {
-        let start = self.next % self.options.size;
-        let index = |i: usize| (usize::from(start) + i) as u16 % self.options.size;
+    pub(crate) fn offer_raw(&mut self, chain: &[Raw]) -> Vec<u16> {
+        let places: Vec<u16> = chain.iter().filter_map(|_| self.take()).collect();
+        assert_eq!(places.len(), chain.len(), "free descriptors");
         for (i, raw) in chain.iter().enumerate() {
-            self.put_descriptor(index(i), raw.addr, raw.len, raw.flags, index(i + 1));
+            let next = places.get(i + 1).copied().unwrap_or(0);
+            self.put_descriptor(places[i], raw.addr, raw.len, raw.flags, next);
         }
-        self.put_head(start);
-        self.set_avail_index(self.next);
-        self.published = self.next;
+        let head = places[0];
+        let offered = Offered {
+            segments: Vec::new(),
+            descriptors: places.clone(),
+            table: None,
+            raw: true,
+        };
+        self.offered.insert(head, offered);
+        self.order.push_back(head);
+        self.put_head(head);
+        let _ = self.publish();
+        places
+    }
+
+    pub(crate) fn rewrite(&self, index: u16, raw: Raw) {
+        let at = self.table + 16 * u64::from(index);
+        let word = self.ram.word(at + 8);
+        let next = u16::from_le_bytes([word[6], word[7]]);
+        self.put_descriptor(index, raw.addr, raw.len, raw.flags, next);
     }
 }

@@ -170,6 +170,17 @@ impl<T> Queue<T> {
     }
 }
 
+/// A call must never stop the worker: a front-end may give us an eventfd that it has filled to its end.
+fn never_block(config: &VringConfig) {
+    let Some(fd) = &config.call else { return };
+    // SAFETY: no pointers are involved.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    if flags >= 0 && flags & libc::O_NONBLOCK == 0 {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    }
+}
+
 /// See the module's text.
 pub struct VhostPort {
     transmit: Option<Queue<Transmit>>,
@@ -233,11 +244,13 @@ impl VhostPort {
         let offloads = OFFLOADS.iter().map(has).fold(Offloads::empty(), Offloads::union);
         let transmit = transmit.map(|config| {
             let ring = Ring::new(&config, &memory, features)?;
+            never_block(&config);
             let way = Transmit::new(GuestMap::new(&memory), header, config.size);
             Ok(Queue { ring, way, config })
         });
         let receive = receive.map(|config| {
             let ring = Ring::new(&config, &memory, features)?;
+            never_block(&config);
             let way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
             Ok(Queue { ring, way, config })
         });

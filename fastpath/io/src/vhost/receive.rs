@@ -158,6 +158,7 @@ impl Receive {
                 self.used.push(Used::new(&slot, whole));
                 buffer += 1;
             } else {
+                let used = self.used.len();
                 match self.pieces(ring, frame, buffer, n) {
                     Ok(Sent::Into(buffers)) => buffer += buffers,
                     Ok(Sent::NoRoom) => return (i, buffer, None),
@@ -165,7 +166,11 @@ impl Receive {
                         counts.unsendable += 1;
                         continue;
                     }
-                    Err(violation) => return (i, buffer, Some(violation)),
+                    Err(violation) => {
+                        // Nothing was written into the buffers before the bad one.
+                        self.used.truncate(used);
+                        return (i, buffer, Some(violation));
+                    }
                 }
             }
             counts.packets += 1;
@@ -226,7 +231,14 @@ impl Receive {
                 });
             };
             let before = self.pieces.len();
-            ring.walk(slot, &mut self.map, Direction::Receive, &mut self.pieces)?;
+            match ring.walk(slot, &mut self.map, Direction::Receive, &mut self.pieces) {
+                // Each buffer is fine, but together they are in more parts than we look at.
+                Err(Violation::ChainTooLong { .. }) if before > 0 => {
+                    self.used.truncate(start);
+                    return Ok(Sent::Never);
+                }
+                result => result?,
+            }
             let size: u64 = self.pieces[before..]
                 .iter()
                 .map(|piece| u64::from(piece.len))

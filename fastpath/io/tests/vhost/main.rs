@@ -1,6 +1,7 @@
 //! vhost-user ports against a driver that was written from the specification: what must work.
 
 mod bed;
+mod life;
 mod memory;
 mod notify;
 mod offload;
