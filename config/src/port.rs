@@ -24,7 +24,7 @@ pub struct Port {
     /// What the port is attached to.
     pub kind: PortKind,
 
-    /// `af-xdp`: the network interface, in the daemon's network namespace. At most 15 characters.
+    /// `af-xdp`: the network interface, in the daemon's network namespace. `tap`: the TAP, which is attached to if it is there and made otherwise. At most 15 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// `af-xdp`: which frames of the interface are ours.
@@ -75,13 +75,24 @@ pub struct Port {
     #[schemars(range(min = 1, max = 100_000_000))]
     pub rate: Option<u32>,
 
+    /// `tap`: the network namespace that the TAP is in or made in: its name, as in `ip netns`, or the path of its file. Absent: the daemon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// `tap`: the MAC address of the TAP itself. Absent: the one that it has; the kernel gives a new one a random one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Mac>")]
+    pub mac: Option<MacAddr>,
+    /// `tap`: keep the TAP when the port is closed or the daemon ends or dies, with its addresses and routes; it has no carrier meanwhile. One that was there before the port was is kept in any case.
+    #[serde(default)]
+    pub persistent: bool,
+
     /// `vhost-user`: the unix socket over which the guest's side (QEMU, DPDK's virtio_user) is told and tells what memory and rings there are. An absolute path. One guest at a time: while one is connected, further ones are turned away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
     /// `vhost-user`: connect to `socket`, where the guest's side listens, and again whenever the connection is lost; else listen there.
     #[serde(default)]
     pub client: bool,
-    /// `vhost-user`: the most queue pairs (one to receive, one to transmit) that the guest may use. Each is polled by one worker. Absent: 1.
+    /// `vhost-user`: the most queue pairs (one to receive, one to transmit) that the guest may use. `tap`: the queue pairs of the TAP. Each is polled by one worker. Absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16))]
     pub queue_pairs: Option<u16>,
@@ -133,7 +144,7 @@ pub struct Port {
     /// Upper limits for traffic that is flooded, received on this port.
     #[serde(default, skip_serializing_if = "StormControl::is_empty")]
     pub storm_control: StormControl,
-    /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU; for `vhost-user` what the guest's side says (host_mtu), else 1500. With `vhost-user` a guest that asks for more is refused.
+    /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU; a TAP is given this one. For `vhost-user` what the guest's side says (host_mtu), else 1500. With `vhost-user` a guest that asks for more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 9216))]
     pub mtu: Option<u16>,
@@ -175,6 +186,9 @@ impl Port {
             write: None,
             repeat: false,
             rate: None,
+            netns: None,
+            mac: None,
+            persistent: false,
             socket: None,
             client: false,
             queue_pairs: None,
@@ -203,7 +217,7 @@ impl Port {
         }
     }
 
-    /// The most queue pairs of a `vhost-user` port.
+    /// The most queue pairs of a `vhost-user` port, and the queue pairs of a `tap` port.
     pub fn queue_pairs(&self) -> u16 {
         self.queue_pairs.unwrap_or(1)
     }

@@ -166,6 +166,14 @@ pub enum Problem {
         /// The other port.
         other: Name,
     },
+    /// Neither a name nor an absolute path.
+    #[error(
+        "{:?} is no network namespace: write its name, as `ip netns` lists it, or the absolute path of its file", brief(.netns)
+    )]
+    Netns {
+        /// What was written.
+        netns: String,
+    },
     /// A list of queues with nothing in it.
     #[error("the list of queues is empty; name at least one or write `all`")]
     NoQueues,
@@ -515,6 +523,7 @@ impl Problem {
                 | Problem::SocketTwice { .. }
                 | Problem::Interface { .. }
                 | Problem::InterfaceTwice { .. }
+                | Problem::Netns { .. }
                 | Problem::QueueTwice { .. }
                 | Problem::FewFrames { .. }
                 | Problem::FileTwice { .. }

@@ -56,7 +56,7 @@ impl Spec {
     /// or, with `cross_connect`, exactly two of them connected. `core` is the core of the only worker; without it
     /// the daemon chooses.
     ///
-    /// ARG is the interface (`af-xdp`), the file to read (`pcapng`, may be empty), the socket (`vhost-user`) or the name
+    /// ARG is the interface (`af-xdp`, `tap`), the file to read (`pcapng`, may be empty), the socket (`vhost-user`) or the name
     /// (`memory`). A key that is on or off may stand alone: `client` is `client=true`. The keys
     /// are a port's keys in the configuration file; lists are separated by `;` and pairs in a list by `=`, as in
     /// `queues=0;1` and `workers=0=1;1=0`. `name` is the port's name; it defaults to the interface or file name.
@@ -110,7 +110,7 @@ fn without_places(mut errors: ConfigErrors) -> ConfigErrors {
 }
 
 /// Keys that may stand alone, meaning `true`.
-const FLAGS: [&str; 4] = ["client", "isolated", "loop", "replace"];
+const FLAGS: [&str; 5] = ["client", "isolated", "loop", "persistent", "replace"];
 
 /// One port: its name, and its keys as in a configuration file.
 fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
@@ -126,7 +126,7 @@ fn port(text: &str) -> Result<(Name, Map<String, Value>), ShortFormError> {
     let mut object = Map::new();
     object.insert("kind".into(), kind.into());
     let key_of_argument = match kind {
-        _ if kind == PortKind::AfXdp.as_str() => Some("interface"),
+        _ if kind == PortKind::AfXdp.as_str() || kind == PortKind::Tap.as_str() => Some("interface"),
         _ if kind == PortKind::VhostUser.as_str() => Some("socket"),
         _ if kind == PortKind::Pcapng.as_str() && !argument.is_empty() => Some("read"),
         _ => None,
@@ -286,6 +286,25 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_is_its_interface() {
+        let spec = short(
+            &[
+                "tap:tap0",
+                "tap:tap0,name=b,netns=pod,persistent,mac=02:00:00:00:00:01",
+            ],
+            false,
+        )
+        .unwrap();
+        let (a, b) = (&spec.ports["tap0"], &spec.ports["b"]);
+        assert_eq!(
+            (a.interface.as_deref(), a.netns.as_deref(), a.persistent),
+            (Some("tap0"), None, false)
+        );
+        assert_eq!((b.netns.as_deref(), b.persistent), (Some("pod"), true));
+        assert_eq!(b.mac.unwrap().to_string(), "02:00:00:00:00:01");
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         assert_eq!(
             message(&[], false),
@@ -314,8 +333,8 @@ mod tests {
             "the port \"memory:\" needs a name of its own, add name=NAME: a name is empty; give it 1 to 32 characters"
         );
         assert_eq!(
-            message(&["tap:t0"], false),
-            "--port: ports.t0.kind: ports of kind `tap` are not in this version; it has `af-xdp`, `memory`, `pcapng` and `vhost-user`"
+            message(&["vf:t0"], false),
+            "--port: ports.t0.kind: ports of kind `vf` are not in this version; it has `af-xdp`, `memory`, `pcapng`, `tap` and `vhost-user`"
         );
         assert_eq!(
             message(&["af-xdp:e,mod=copy,ring-size=x"], false)

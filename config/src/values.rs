@@ -25,20 +25,23 @@ pub enum PortKind {
     Memory,
     /// Capture files: frames are read from one and written to another.
     Pcapng,
+    /// A TAP: an interface of the kernel whose other end is this port, such as a pod's. Checksums and segmentation may stay undone both ways.
+    Tap,
     /// A virtual machine or a DPDK application, through shared memory; messages go over a unix socket.
     VhostUser,
 }
 
 impl PortKind {
     /// Every kind of this version.
-    pub const ALL: [PortKind; 4] = [
+    pub const ALL: [PortKind; 5] = [
         PortKind::AfXdp,
         PortKind::Memory,
         PortKind::Pcapng,
+        PortKind::Tap,
         PortKind::VhostUser,
     ];
     /// Kinds that the design has and this version has not: asking for one deserves a better answer than "unknown".
-    const PLANNED: [&'static str; 2] = ["tap", "vf"];
+    const PLANNED: [&'static str; 1] = ["vf"];
 
     /// The word of the configuration for it.
     pub fn as_str(self) -> &'static str {
@@ -46,6 +49,7 @@ impl PortKind {
             PortKind::AfXdp => "af-xdp",
             PortKind::Memory => "memory",
             PortKind::Pcapng => "pcapng",
+            PortKind::Tap => "tap",
             PortKind::VhostUser => "vhost-user",
         }
     }
@@ -63,7 +67,7 @@ impl<'de> Deserialize<'de> for PortKind {
         impl Visitor<'_> for KindVisitor {
             type Value = PortKind;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a port kind: `af-xdp`, `memory`, `pcapng` or `vhost-user`")
+                f.write_str("a port kind: `af-xdp`, `memory`, `pcapng`, `tap` or `vhost-user`")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<PortKind, E> {
                 if let Some(kind) = PortKind::ALL.into_iter().find(|kind| kind.as_str() == text) {
@@ -71,12 +75,12 @@ impl<'de> Deserialize<'de> for PortKind {
                 }
                 if PortKind::PLANNED.contains(&text) {
                     return Err(E::custom(format_args!(
-                        "ports of kind `{text}` are not in this version; it has `af-xdp`, `memory`, `pcapng` and `vhost-user`"
+                        "ports of kind `{text}` are not in this version; it has `af-xdp`, `memory`, `pcapng`, `tap` and `vhost-user`"
                     )));
                 }
                 Err(E::unknown_variant(
                     text,
-                    &["af-xdp", "memory", "pcapng", "vhost-user"],
+                    &["af-xdp", "memory", "pcapng", "tap", "vhost-user"],
                 ))
             }
         }

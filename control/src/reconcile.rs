@@ -165,6 +165,8 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                 key.as_str(),
                 "kind"
                     | "interface"
+                    | "netns"
+                    | "persistent"
                     | "mode"
                     | "queues"
                     | "busy-poll"

@@ -14,7 +14,7 @@ die() { printf 'qemu/build: %s\n' "$*" >&2; exit 1; }
 
 # In the order of loading comes of itself: what a module depends on goes before it.
 modules=(9p 9pnet_virtio virtio_net igb 8021q vxlan)
-programs=(bash ip bridge ethtool ping)
+programs=(bash ip bridge ethtool ping iperf3)
 
 package=$(find "$folder" -maxdepth 1 -name 'linux-image-*.deb' 2>/dev/null | sort -V | tail -1)
 [ -n "$package" ] || die "there is no linux-image-*.deb in $folder: scripts/setup.sh downloads it (make setup)"

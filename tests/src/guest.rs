@@ -20,10 +20,18 @@ const KERNEL: &str = "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigation
 const MACHINE: &str = "-nodefaults -no-user-config -display none -no-reboot -accel tcg,thread=multi,tb-size=256 \
     -machine q35 -cpu max -smp 2 -m 1024 -device isa-debug-exit,iobase=0xf4,iosize=1";
 
-/// What a guest left behind.
+/// How long a machine may take to start: some seconds, ten times as long beside other tests.
+const START: Duration = Duration::from_secs(60);
+
+/// A machine, and the folder that it shares with the test. Killed on drop.
 #[derive(Debug)]
 pub struct Guest {
+    qemu: Proc,
     share: tempfile::TempDir,
+    /// Scripts that the agent was given.
+    scripts: u32,
+    // QEMU needs none of the host's network. The namespace goes after what runs in it.
+    _ns: Netns,
 }
 
 impl Guest {
@@ -33,6 +41,82 @@ impl Guest {
     /// If QEMU or the kernel is missing, if it takes longer than `limit`, or if the script fails; with its console.
     #[track_caller]
     pub fn run(script: &str, devices: &str, limit: Duration) -> Guest {
+        let mut guest = Self::boot(script, devices);
+        let end = Instant::now() + limit;
+        while guest.qemu.ended().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = guest.qemu.ended();
+        // isa-debug-exit: twice the code of the script, and one.
+        assert!(
+            status.and_then(|status| status.code()) == Some(1),
+            "QEMU ended with {status:?} (None: not within {limit:?})\n--- console\n{}--- the daemon's log\n{}",
+            guest.try_file("console").unwrap_or_default(),
+            guest.try_file("out/log").unwrap_or_default(),
+        );
+        guest
+    }
+
+    /// Starts a machine with these devices that then does what [`Guest::sh`] says.
+    ///
+    /// # Panics
+    /// If QEMU or the kernel is missing, or if it is not ready within a minute; with its console.
+    #[track_caller]
+    pub fn start(devices: &str) -> Guest {
+        let mut guest = Self::boot("agent.sh", devices);
+        guest.wait_for("agent/0.code", START);
+        guest
+    }
+
+    /// Runs a script of bash in a machine of [`Guest::start`]; gives its exit code and what it printed.
+    ///
+    /// # Panics
+    /// If it takes longer than `limit`.
+    #[track_caller]
+    pub fn try_sh(&mut self, script: &str, limit: Duration) -> (i32, String) {
+        self.scripts += 1;
+        let at = |ending: &str| format!("agent/{}.{ending}", self.scripts);
+        let (new, file) = (
+            self.share.path().join(at("new")),
+            self.share.path().join(at("sh")),
+        );
+        let given = std::fs::write(&new, script).and_then(|()| std::fs::rename(&new, &file));
+        given.unwrap_or_else(|e| panic!("cannot give the guest a script: {e}"));
+        let (code, out) = (at("code"), at("out"));
+        self.wait_for(&code, limit);
+        let code = self.try_file(&code).and_then(|text| text.trim().parse().ok());
+        (code.unwrap_or(-1), self.try_file(&out).unwrap_or_default())
+    }
+
+    /// The same, of a script that does not fail, within a minute.
+    ///
+    /// # Panics
+    /// If it fails; with what it printed.
+    #[track_caller]
+    pub fn sh(&mut self, script: &str) -> String {
+        let (code, out) = self.try_sh(script, START);
+        assert!(code == 0, "in the guest `{script}` ended with {code}: {out}");
+        out
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, file: &str, limit: Duration) {
+        let path = self.share.path().join(file);
+        let end = Instant::now() + limit;
+        while !path.exists() {
+            let status = self.qemu.ended();
+            assert!(
+                status.is_none() && Instant::now() < end,
+                "no {file} from the guest within {limit:?}; QEMU ended with {status:?}\n{}\n--- console\n{}",
+                self.qemu.log().join("\n"),
+                self.try_file("console").unwrap_or_default(),
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[track_caller]
+    fn boot(script: &str, devices: &str) -> Guest {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu");
         let kernel = target_dir().join("qemu");
         build(&sources, &kernel);
@@ -59,23 +143,14 @@ impl Guest {
         ] {
             words.extend([option.to_owned(), value]);
         }
-        // A namespace of its own, because QEMU needs none of the host's network.
         let ns = Netns::new("guest");
-        let mut qemu = Proc::start(&ns, &words);
-        let end = Instant::now() + limit;
-        while qemu.ended().is_none() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+        let qemu = Proc::start(&ns, &words);
+        Guest {
+            qemu,
+            share,
+            scripts: 0,
+            _ns: ns,
         }
-        let status = qemu.ended();
-        let guest = Guest { share };
-        // isa-debug-exit: twice the code of the script, and one.
-        assert!(
-            status.and_then(|status| status.code()) == Some(1),
-            "QEMU ended with {status:?} (None: not within {limit:?})\n--- console\n{}--- the daemon's log\n{}",
-            guest.try_file("console").unwrap_or_default(),
-            guest.try_file("out/log").unwrap_or_default(),
-        );
-        guest
     }
 
     /// A file that the script wrote below `out`.

@@ -14,7 +14,7 @@ pub struct Ledger {
     pub replicated: u64,
     /// Frames of the engine's own.
     pub generated: u64,
-    /// Frames that segmentation added.
+    /// Frames that large ones were cut into.
     pub segments: u64,
     /// Frames that a port took.
     pub sent: u64,

@@ -15,7 +15,7 @@ use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
 use crate::{Api, BridgeDomain, Name, Port, Spec, TagProtocol};
 
 pub(super) fn check(spec: &Spec, findings: &mut Findings) {
-    let mut interfaces: BTreeMap<&str, &Name> = BTreeMap::new();
+    let mut interfaces: BTreeMap<(Option<&str>, &str), &Name> = BTreeMap::new();
     let mut files: BTreeMap<&FilePath, Path> = BTreeMap::new();
     let mut sockets: BTreeMap<&FilePath, Path> =
         [(spec.api.socket.as_path(), Path::root("api").at("socket"))].into();
@@ -24,12 +24,14 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
         let path = entry(PORT, name);
         kind(port, &path, findings);
         if let Some(interface) = &port.interface {
-            interface_name(interface, path.at("interface"), findings);
-            if let Some(&other) = interfaces.get(interface.as_str()) {
+            interface_name(interface, port.kind, path.at("interface"), findings);
+            // Two ways to name one namespace are found when the second port is opened.
+            let place = (port.netns.as_deref(), interface.as_str());
+            if let Some(&other) = interfaces.get(&place) {
                 let (interface, other) = (interface.clone(), other.clone());
                 findings.add(path.at("interface"), Problem::InterfaceTwice { interface, other });
             } else {
-                interfaces.insert(interface, name);
+                interfaces.insert(place, name);
             }
         }
         for (key, file) in [("read", &port.read), ("write", &port.write)] {
@@ -56,6 +58,9 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
             } else {
                 sockets.insert(socket, at);
             }
+        }
+        if let Some(netns) = &port.netns {
+            namespace(netns, path.at("netns"), findings);
         }
         numbers(port, &path, findings);
         queues(spec, port, &path, findings);
@@ -114,6 +119,11 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         ("loop", port.repeat),
         ("rate", port.rate.is_some()),
     ];
+    let tap = [
+        ("netns", port.netns.is_some()),
+        ("mac", port.mac.is_some()),
+        ("persistent", port.persistent),
+    ];
     let vhost_user = [
         ("socket", port.socket.is_some()),
         ("client", port.client),
@@ -126,9 +136,11 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         .iter()
         .map(|key| (PortKind::AfXdp, key))
         .chain(pcapng.iter().map(|key| (PortKind::Pcapng, key)))
+        .chain(tap.iter().map(|key| (PortKind::Tap, key)))
         .chain(vhost_user.iter().map(|key| (PortKind::VhostUser, key)));
     for (owner, (key, set)) in owners {
-        if *set && owner != port.kind {
+        let shared = port.kind == PortKind::Tap && ["interface", "queue-pairs"].contains(key);
+        if *set && owner != port.kind && !shared {
             findings.add(
                 path.at(*key),
                 Problem::OtherKind {
@@ -143,7 +155,7 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         keys,
     };
     match port.kind {
-        PortKind::AfXdp if port.interface.is_none() => {
+        PortKind::AfXdp | PortKind::Tap if port.interface.is_none() => {
             findings.add(path.clone(), needs("the key `interface`"))
         }
         PortKind::Pcapng if port.read.is_none() && port.write.is_none() => {
@@ -193,8 +205,17 @@ fn socket_path(socket: &FilePath, path: &Path, findings: &mut Findings) {
     }
 }
 
+/// A network namespace: a name below /run/netns, or an absolute path.
+fn namespace(netns: &str, path: Path, findings: &mut Findings) {
+    let is_name = !netns.contains('/') && !matches!(netns, "" | "." | "..");
+    if !is_name && !netns.starts_with('/') {
+        let netns = netns.to_owned();
+        findings.add(path, Problem::Netns { netns });
+    }
+}
+
 /// The rules of the kernel for interface names: dev_valid_name() in net/core/dev.c.
-fn interface_name(name: &str, path: Path, findings: &mut Findings) {
+fn interface_name(name: &str, kind: PortKind, path: Path, findings: &mut Findings) {
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.len() > 15 {
@@ -206,6 +227,8 @@ fn interface_name(name: &str, path: Path, findings: &mut Findings) {
         .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
     {
         "it has a `/`, a `:` or a space, which the kernel does not take"
+    } else if kind == PortKind::Tap && name.contains('%') {
+        "it has a `%`, which the kernel would put a number for"
     } else {
         return;
     };
@@ -294,7 +317,7 @@ fn queues(spec: &Spec, port: &Port, path: &Path, findings: &mut Findings) {
         }
         if matches!(&port.queues, Queues::List(list) if !list.contains(&queue)) {
             findings.add(path, Problem::QueueNotUsed { queue });
-        } else if port.kind == PortKind::VhostUser && queue >= port.queue_pairs() {
+        } else if matches!(port.kind, PortKind::VhostUser | PortKind::Tap) && queue >= port.queue_pairs() {
             let pairs = port.queue_pairs();
             findings.add(path, Problem::PairNotUsed { queue, pairs });
         }
@@ -302,6 +325,9 @@ fn queues(spec: &Spec, port: &Port, path: &Path, findings: &mut Findings) {
 }
 
 fn addresses(port: &Port, path: &Path, findings: &mut Findings) {
+    if let Some(mac) = port.mac {
+        findings.unicast_mac(path.at("mac"), mac);
+    }
     let path = path.at("allowed-macs");
     for (i, &mac) in port.allowed_macs.iter().enumerate() {
         findings.unicast_mac(path.at(i), mac);

@@ -119,9 +119,9 @@ mod tests {
              | `received` | frames received from ports |\n\
              | `replicated` | copies made to flood |\n\
              | `generated` | frames of our own: ARP and ND replies, ICMP errors |\n\
-             | `segments` | frames that segmentation added |\n\
+             | `segments` | frames that large ones were cut into |\n\
              | `sent` | frames that ports took |\n\
-             | `consumed` | frames that we answered ourselves |\n\
+             | `consumed` | frames that we answered ourselves, and large ones that were cut up |\n\
              | `dropped` | frames dropped, for the reasons above |\n\
              | `in_flight` | frames passed to other workers less those got from them; in the sum, what is between workers at that moment |\n\n\
              `clearway get drops` shows the ledger and whether it is balanced. A ledger that is not is a bug: report it.\n",

@@ -354,11 +354,11 @@ pub(crate) struct LedgerView {
     pub(crate) replicated: u64,
     /// Frames of our own: ARP and ND replies, ICMP errors.
     pub(crate) generated: u64,
-    /// Frames that segmentation added.
+    /// Frames that large ones were cut into.
     pub(crate) segments: u64,
     /// Frames that ports took.
     pub(crate) sent: u64,
-    /// Frames that we answered ourselves.
+    /// Frames that we answered ourselves, and large ones that were cut up.
     pub(crate) consumed: u64,
     /// Frames dropped, for any reason.
     pub(crate) dropped: u64,

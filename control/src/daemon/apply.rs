@@ -121,6 +121,7 @@ impl Control {
             self.plug(name);
         }
         self.move_queues(actions);
+        self.change_taps(actions);
         self.remove(&going);
         Ok(())
     }
@@ -352,13 +353,14 @@ fn blocks(old: &Spec, new: &Spec, name: &Name, late: &[Name]) -> bool {
     late.contains(name) || late.iter().any(|name| has.is_some() && wanted(name) == has)
 }
 
-/// What only one port at a time can have: its interface, its socket.
-fn place_of(port: &Port) -> Option<&Path> {
-    match port.kind {
-        PortKind::AfXdp => port.interface.as_deref().map(Path::new),
+/// What only one port at a time can have: its interface, in a network namespace, or its socket.
+fn place_of(port: &Port) -> Option<(Option<&str>, &Path)> {
+    let path = match port.kind {
+        PortKind::AfXdp | PortKind::Tap => port.interface.as_deref().map(Path::new),
         PortKind::VhostUser => port.socket.as_deref(),
         PortKind::Memory | PortKind::Pcapng => None,
-    }
+    };
+    path.map(|path| (port.netns.as_deref(), path))
 }
 
 fn view(action: &Action) -> ActionView {

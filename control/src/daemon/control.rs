@@ -177,6 +177,7 @@ impl Control {
     fn tick(&mut self, now: Instant) {
         self.engine.age();
         self.compiler.settle();
+        self.look_at_taps();
         let elapsed = now.duration_since(self.loads_at).as_nanos().max(1) as f64;
         self.loads_at = now;
         for (load, report) in self.loads.iter_mut().zip(self.engine.reports()) {
@@ -287,7 +288,7 @@ impl Control {
                 Some(Open {
                     guest: Some(guest), ..
                 }) => Some(guest.status().mtu.map_or(GUEST_MTU, u32::from)),
-                Some(open) => open.wire.as_ref().map(|wire| wire.state.mtu),
+                Some(_) => entry.shown().map(|link| link.mtu),
                 None => known.and_then(|known| known.mtu),
             };
             let facts = PortFacts {

@@ -12,6 +12,7 @@
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
 //! | `open` `groups` | opening ports; which of them share frame memory |
+//! | `taps` | ports that are TAPs, in whichever network namespace |
 //! | `vhost` `guests` | vhost-user: the threads that speak with front-ends; what they ask of the control thread |
 //! | `underlay` | VTEPs and next hops |
 //! | `stations` | the forwarding database: by hand, by configuration, flushed |
@@ -31,6 +32,7 @@ mod open;
 mod ports;
 mod signals;
 mod stations;
+mod taps;
 mod underlay;
 mod vhost;
 mod views;

@@ -88,6 +88,13 @@ fn without_interface(port: &Port) -> Need {
             mtu: 1500,
             ..need
         },
+        PortKind::Tap => Need {
+            kind: Kind::Guests,
+            queues: usize::from(port.queue_pairs()),
+            frames: Some(0),
+            mtu: 1500,
+            ..need
+        },
         _ => need,
     }
 }

@@ -27,6 +27,7 @@ use crate::host::links::{Link, LinkState};
 use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
 use crate::host::restore::Changes;
+use crate::host::tap::Tap;
 use crate::host::{Host, HostError, offload, program};
 
 /// SO_BUSY_POLL: for AF_XDP every poll is one pass, whatever the value.
@@ -139,6 +140,8 @@ pub(super) struct Open {
     pub(super) unfinished_checksums: bool,
     /// The interface, for ports that have one.
     pub(super) wire: Option<Wire>,
+    /// The interface of a TAP.
+    pub(super) tap: Option<Tap>,
     /// Who serves its guests, for vhost-user ports: queues come and go with them.
     pub(super) guest: Option<Guest>,
     /// The other end of a memory port: nobody else has it.
@@ -269,6 +272,7 @@ impl Opener<'_> {
             PortKind::AfXdp => self.af_xdp(port, claim, has_service, ours),
             PortKind::Pcapng => self.pcapng(port, &claim.need),
             PortKind::Memory => memory(),
+            PortKind::Tap => self.tap(port, &claim.need),
             PortKind::VhostUser => self.vhost_user(port, &claim.need),
         }
     }
@@ -347,6 +351,7 @@ impl Opener<'_> {
             warnings,
             unfinished_checksums: unfinished,
             wire: None,
+            tap: None,
             guest: None,
             pending: sockets
                 .into_iter()
@@ -606,7 +611,7 @@ fn memory() -> Result<Open, OpenError> {
     })
 }
 
-fn plain(place: Option<Place>) -> Open {
+pub(super) fn plain(place: Option<Place>) -> Open {
     Open {
         pending: Vec::new(),
         queues: vec![0],
@@ -615,6 +620,7 @@ fn plain(place: Option<Place>) -> Open {
         warnings: Vec::new(),
         unfinished_checksums: false,
         wire: None,
+        tap: None,
         guest: None,
         _peer: None,
     }

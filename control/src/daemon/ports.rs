@@ -16,6 +16,7 @@ use super::control::Control;
 use super::counters::Totals;
 use super::open::{Open, OpenError, Opener, Ours};
 use crate::host::links::LinkState;
+use crate::host::tap::Tap;
 
 /// A port that does not open is tried again after this time, and then twice as long each time …
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -89,10 +90,17 @@ impl Entry {
         Some(&self.opened()?.wire.as_ref()?.state)
     }
 
+    /// The interface as it was last seen, also of a TAP, which may be in another network namespace.
+    pub(super) fn shown(&self) -> Option<&LinkState> {
+        let tap = || Some(&self.opened()?.tap.as_ref()?.state);
+        self.link().or_else(tap)
+    }
+
     /// Why it does not forward; none: it does.
     pub(super) fn why_down(&self) -> Option<String> {
         match &self.state {
             PortState::Down { reason, .. } => Some(reason.clone()),
+            PortState::Open(open) if open.tap.is_some() => open.tap.as_ref().and_then(Tap::why_down),
             PortState::Open(_) => self.link().filter(|link| !link.carrier).map(|link| {
                 format!(
                     "interface {} has no carrier: its other end is down or unplugged",

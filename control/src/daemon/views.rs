@@ -53,8 +53,8 @@ impl Control {
                     worker: worker.0,
                 })
                 .collect(),
-            mac: entry.link().and_then(|link| link.mac),
-            mtu: entry.link().map(|link| link.mtu).or_else(|| {
+            mac: entry.shown().and_then(|link| link.mac),
+            mtu: entry.shown().map(|link| link.mtu).or_else(|| {
                 let conf = guest_there.then_some(conf).flatten();
                 conf.map(|conf| conf.mtu)
             }),

@@ -21,25 +21,25 @@ use super::{Host, HostError};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_GETLINK: u16 = 18;
 /// `struct ifinfomsg`.
-const IFINFO_LEN: usize = 16;
+pub(super) const IFINFO_LEN: usize = 16;
 /// `RTNLGRP_LINK`.
 pub(super) const GROUP_LINK: u32 = 1;
 const AF_UNSPEC: u8 = 0;
 const ARPHRD_ETHER: u16 = 1;
-const IFF_UP: u32 = 1;
+pub(super) const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 /// `RTEXT_FILTER_SKIP_STATS`: counters would make up most of a listing.
 const SKIP_STATS: u32 = 1 << 3;
 /// `IFLA_*`.
-const ADDRESS: u16 = 1;
-const IFNAME: u16 = 3;
-const MTU: u16 = 4;
+pub(super) const ADDRESS: u16 = 1;
+pub(super) const IFNAME: u16 = 3;
+pub(super) const MTU: u16 = 4;
 const LINK: u16 = 5;
 const MASTER: u16 = 10;
 const OPERSTATE: u16 = 16;
-const LINKINFO: u16 = 18;
+pub(super) const LINKINFO: u16 = 18;
 const EXT_MASK: u16 = 29;
 const PROMISCUITY: u16 = 30;
 const NUM_TX_QUEUES: u16 = 31;

@@ -6,6 +6,7 @@
 //!   control ──►│ watch    the same, followed live and kept alive      │──► netlink · genl ──► kernel
 //!              │ offload  tags and checksums back into the frame      │    sysfs (our own)
 //!              │ napi, promisc  knobs of busy polling and reception   │
+//!              │ tap      TAPs made, found and followed               │
 //!              │ restore  the journal that gives all of it back       │
 //!              └ facts, doctor  what this host can do, and what to do ┘
 //! ```
@@ -32,6 +33,7 @@ pub(crate) mod promisc;
 pub(crate) mod restore;
 pub(crate) mod routes;
 pub(crate) mod sysfs;
+pub(crate) mod tap;
 #[cfg(test)]
 mod testing;
 pub(crate) mod watch;

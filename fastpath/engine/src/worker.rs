@@ -49,7 +49,8 @@ pub const SPIN_BEFORE_SLEEP: Duration = Duration::from_micros(100);
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Up to this many queues all are polled every turn. With more, those with nothing to do for
-/// [`TURNS_BEFORE_PARKING`] turns are parked: watched by epoll instead.
+/// [`TURNS_BEFORE_PARKING`] turns are parked: watched by epoll instead. (Queues that take a system call to look at are
+/// so in any case.)
 const ALWAYS_POLLED: usize = 16;
 const TURNS_BEFORE_PARKING: u32 = 512;
 /// While it is busy, a worker asks epoll about parked queues every so many turns.
@@ -386,7 +387,10 @@ impl Worker {
             return self.fault(index);
         }
         queue.idle_turns = queue.idle_turns.saturating_add(1);
-        if many && queue.idle_turns >= TURNS_BEFORE_PARKING && queue.watch(&self.poll, index) {
+        if queue.idle_turns >= TURNS_BEFORE_PARKING
+            && (many || queue.io.looks_by_call())
+            && queue.watch(&self.poll, index)
+        {
             if queue.io.arm() {
                 queue.unwatch(&self.poll);
             } else {
@@ -459,7 +463,13 @@ impl Worker {
                                 .of(DropReason::TxUnsendable)
                                 .add(sent.unsendable);
                         }
-                        (&queue.counters, DropReason::TxFull)
+                        let down = !frames.is_empty() && queue.io.is_down();
+                        let reason = if down {
+                            DropReason::TxDown
+                        } else {
+                            DropReason::TxFull
+                        };
+                        (&queue.counters, reason)
                     }
                     None => (&self.counters, DropReason::TxDown),
                 },
@@ -493,20 +503,20 @@ impl Worker {
                 continue;
             };
             let mut taken = 0;
+            let mut cx = Cx {
+                snapshot: &self.snapshot,
+                fdb: &self.fdb,
+                pools: &mut self.pools,
+                tx: &mut self.tx,
+                ledger: &mut self.ledger,
+                now: self.now,
+                conf: &self.default_conf,
+                counters: &self.counters,
+                region: None,
+            };
             for _ in 0..BATCH {
                 let Ok((port, frame)) = peer.from.pop() else { break };
                 taken += 1;
-                let mut cx = Cx {
-                    snapshot: &self.snapshot,
-                    fdb: &self.fdb,
-                    pools: &mut self.pools,
-                    tx: &mut self.tx,
-                    ledger: &mut self.ledger,
-                    now: self.now,
-                    conf: &self.default_conf,
-                    counters: &self.counters,
-                    region: None,
-                };
                 match cx.tx.route(port) {
                     Route::Local(_) => egress::queue(&mut cx, frame, port),
                     // It moved on: handing it about could go round in circles.

@@ -220,6 +220,11 @@ fn a_cross_connect_asks_its_other_end_too() {
         if offloads == ALL {
             assert_eq!(got[1], (bytes, Some(offload)));
             assert_eq!(since(&mut bed, &before), [2, 0, 0, 2, 0, 0]);
+            // Also a short one is looked at, before it goes to a guest that might not.
+            let wrong = packet.offload(Offloads::TSO6, MSS);
+            bed.send_undone(0, &packet.undone(&payload[..500]), Some(wrong), None);
+            bed.turn();
+            assert_eq!(bed.drops(), [("offload_malformed", 1)].into());
         } else {
             assert_eq!(got[0], (packet.whole(&payload[..50]), None));
             assert_eq!(got.len() as u64, 1 + pieces);
@@ -625,6 +630,33 @@ fn pieces_without_a_chunk_are_counted() {
     assert_eq!(bed.drops(), [("no_chunks", lost)].into());
     kept.into_iter().for_each(|frame| bed.pools.free(frame));
     bed.finish();
+}
+
+/// What cannot be made whole is dropped where that was needed, and not sent in parts.
+#[test]
+fn held_frames_without_a_chunk_are_counted() {
+    // To another worker; to two members.
+    for (workers, ports, expected) in [(2, 2, [1, 0, 0, 0, 0, 1]), (1, 3, [1, 0, 0, 0, 0, 1])] {
+        let mut bed = Bed::with_offloads(workers, &vec![ALL; ports]).one_domain();
+        let before = bed.ledger();
+        let (packet, payload, _) = large();
+        bed.send_undone(
+            0,
+            &packet.undone(&payload),
+            Some(packet.offload(packet.tso(), MSS)),
+            Some(200),
+        );
+        let region = bed.umem.id();
+        let kept: Vec<Frame> = std::iter::from_fn(|| bed.pools.alloc(region)).collect();
+        bed.turn();
+        assert_eq!(since(&mut bed, &before), expected);
+        assert_eq!(
+            (bed.drops(), bed.ledger().handed_out),
+            ([("no_chunks", 1)].into(), 0)
+        );
+        kept.into_iter().for_each(|frame| bed.pools.free(frame));
+        bed.finish();
+    }
 }
 
 /// The ring of the other end takes 512 frames, the list before it some thousands: what is above is not even made.

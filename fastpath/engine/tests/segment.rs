@@ -124,9 +124,10 @@ fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// How much is left undone: the checksum, segments of this size, or fragments.
+/// How much is left undone: nothing, the checksum, segments of this size, or fragments.
 #[derive(Clone, Copy, Debug)]
 enum Undone {
+    Nothing,
     Checksum,
     Segments(u16),
     Fragments(u16),
@@ -135,6 +136,7 @@ enum Undone {
 fn any_undone() -> impl Strategy<Value = Undone> {
     // Not more pieces than the ring of the other end takes.
     prop_oneof![
+        1 => Just(Undone::Nothing),
         1 => Just(Undone::Checksum),
         3 => (200u16..9000).prop_map(Undone::Segments),
         1 => (200u16..9000).prop_map(Undone::Fragments),
@@ -152,11 +154,11 @@ fn check(
     let mut packet = packet.clone();
     let payload = match undone {
         // What goes out whole fits the port.
-        Undone::Checksum => &payload[..payload.len().min(9000)],
+        Undone::Nothing | Undone::Checksum => &payload[..payload.len().min(9000)],
         _ => payload,
     };
     let kind = match undone {
-        Undone::Checksum => Offloads::empty(),
+        Undone::Nothing | Undone::Checksum => Offloads::empty(),
         Undone::Segments(_) if packet.tcp.is_some() => packet.tso() | Offloads::ECN,
         Undone::Segments(_) => packet.uso(),
         Undone::Fragments(_) => {
@@ -165,14 +167,17 @@ fn check(
         }
     };
     let size = match undone {
-        Undone::Checksum => 0,
+        Undone::Nothing | Undone::Checksum => 0,
         Undone::Segments(size) | Undone::Fragments(size) => size,
     };
-    let bytes = packet.undone(payload);
+    let (bytes, offload) = match undone {
+        Undone::Nothing => (packet.whole(payload), None),
+        _ => (packet.undone(payload), Some(packet.offload(kind, size))),
+    };
     let least = packet.l4() + packet.l4_header();
     let held = held.map(|extra| (least + extra).min(256).min(bytes.len()));
     let before = bed.ledger();
-    bed.send_undone(0, &bytes, Some(packet.offload(kind, size)), held);
+    bed.send_undone(0, &bytes, offload, held);
     bed.turn();
     let got: Vec<Vec<u8>> = bed
         .recv_undone(1)
@@ -183,7 +188,7 @@ fn check(
         })
         .collect();
     let expected = match undone {
-        Undone::Checksum => vec![packet.whole(payload)],
+        Undone::Nothing | Undone::Checksum => vec![packet.whole(payload)],
         Undone::Segments(size) => packet.cut(payload, size.into()),
         Undone::Fragments(size) => {
             // Whatever the identification is: that of the first part.
@@ -208,7 +213,7 @@ fn check(
         }
     }
     let after = bed.ledger();
-    let cut = u64::from(!matches!(undone, Undone::Checksum));
+    let cut = u64::from(matches!(undone, Undone::Segments(_) | Undone::Fragments(_)));
     prop_assert_eq!(after.received - before.received, 1);
     prop_assert_eq!(after.sent - before.sent, got.len() as u64);
     prop_assert_eq!(after.consumed - before.consumed, cut);

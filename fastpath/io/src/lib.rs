@@ -28,6 +28,7 @@ mod prefetch;
 #[path = "../tests/support/mod.rs"]
 mod support;
 mod table;
+mod tap;
 mod timer;
 mod umem;
 mod vhost;
@@ -44,6 +45,7 @@ pub use pool::{FramePool, MAGAZINE, PoolSet};
 pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use table::TableMemory;
+pub use tap::{TapDevice, TapError, TapPort};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use vhost::{
     GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec, VhostConfig, VhostPort, VringConfig, VringError,

@@ -4,7 +4,7 @@
 //! exactly one worker polls. An interface with four queues is four of them.
 
 use crate::memory::MemoryPort;
-use crate::{AfXdpPort, Frame, FrameBatch, Offloads, PcapngPort, PoolSet, RegionId, VhostPort};
+use crate::{AfXdpPort, Frame, FrameBatch, Offloads, PcapngPort, PoolSet, RegionId, TapPort, VhostPort};
 use std::os::fd::BorrowedFd;
 
 /// Why a port stopped moving frames, for people.
@@ -59,8 +59,18 @@ pub trait Port {
         Offloads::empty()
     }
 
+    /// Whether what the last `tx_batch` refused was refused because the receiver is down, and not because it is full.
+    fn is_down(&self) -> bool {
+        false
+    }
+
     /// Why the port stopped, if it did.
     fn fault(&self) -> Option<&Fault>;
+
+    /// Whether looking for arrivals takes a system call: then epoll is asked as soon as nothing came for a while.
+    fn looks_by_call(&self) -> bool {
+        false
+    }
 
     /// The descriptor that becomes readable when a frame arrives; none: the port can't be slept on.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
@@ -83,6 +93,8 @@ pub enum AnyPort {
     Pcapng(Box<PcapngPort>),
     /// One queue pair of a guest.
     Vhost(Box<VhostPort>),
+    /// One queue of a TAP.
+    Tap(Box<TapPort>),
 }
 
 impl AnyPort {
@@ -94,6 +106,7 @@ impl AnyPort {
             AnyPort::AfXdp(port) => Some(port.umem().id()),
             AnyPort::Pcapng(port) => Some(port.region()),
             AnyPort::Vhost(port) => Some(port.region()),
+            AnyPort::Tap(port) => Some(port.region()),
         }
     }
 }
@@ -105,6 +118,7 @@ macro_rules! each {
             AnyPort::AfXdp($port) => $call,
             AnyPort::Pcapng($port) => $call,
             AnyPort::Vhost($port) => $call,
+            AnyPort::Tap($port) => $call,
         }
     };
 }
@@ -134,8 +148,16 @@ impl Port for AnyPort {
         each!(self, port => port.offloads())
     }
 
+    fn is_down(&self) -> bool {
+        each!(self, port => port.is_down())
+    }
+
     fn fault(&self) -> Option<&Fault> {
         each!(self, port => port.fault())
+    }
+
+    fn looks_by_call(&self) -> bool {
+        each!(self, port => port.looks_by_call())
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

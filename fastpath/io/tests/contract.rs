@@ -7,13 +7,13 @@ mod support;
 
 use clearway_io::{
     AnyPort, BATCH, Frame, FrameBatch, HugePages, Interface, MemoryPeer, MemoryPort, ModeRequest,
-    PcapngConfig, PcapngPort, PoolSet, Port, QueueConfig, RegionId, RingSizes, Steering, TxCounts, Umem,
-    UmemGeometry, UmemGroup, XdpProgram, memory_port,
+    PcapngConfig, PcapngPort, PoolSet, Port, QueueConfig, RegionId, RingSizes, Steering, TapDevice, TapPort,
+    TxCounts, Umem, UmemGeometry, UmemGroup, XdpProgram, memory_port,
 };
 use pcap_file::pcapng::{Block, PcapNgReader};
 use std::collections::VecDeque;
 use std::time::Duration;
-use support::{PATIENCE, Wire, frame, fresh_netns, held, readable, veth};
+use support::{PATIENCE, Wire, frame, fresh_netns, held, readable, up, veth};
 
 /// Frames that the rings of the kinds with rings hold.
 const RING: u32 = 64;
@@ -196,6 +196,53 @@ impl Far for AfXdpFar {
     }
 }
 
+struct Tap<const QUEUES: u16>;
+
+struct TapFar {
+    wire: Wire,
+    arrivals: VecDeque<Vec<u8>>,
+    /// Further queues of the device, which the kernel gives nothing.
+    _others: Vec<TapPort>,
+}
+
+impl<const QUEUES: u16> Kind for Tap<QUEUES> {
+    const CAPACITY: Option<usize> = None;
+    const PUMPED: bool = true;
+
+    fn open(umem: &Umem, arrivals: Vec<Vec<u8>>) -> Option<(AnyPort, impl Far)> {
+        if !fresh_netns() {
+            return None;
+        }
+        let device = TapDevice::open("far", QUEUES).expect("a TAP");
+        up(&["far"], 9000);
+        let mut ports = device.ports(umem);
+        let port = ports.remove(0);
+        let far = TapFar {
+            wire: Wire::open("far"),
+            arrivals: arrivals.into(),
+            _others: ports,
+        };
+        Some((AnyPort::Tap(Box::new(port)), far))
+    }
+}
+
+impl Far for TapFar {
+    fn pump(&mut self) {
+        for bytes in self.arrivals.drain(..self.arrivals.len().min(20)) {
+            self.wire.send(&bytes);
+        }
+    }
+
+    fn received(&mut self) -> Vec<Vec<u8>> {
+        let Some(first) = self.wire.recv() else {
+            return Vec::new();
+        };
+        std::iter::once(first)
+            .chain(std::iter::from_fn(|| self.wire.try_recv()))
+            .collect()
+    }
+}
+
 fn umem(chunks: u32) -> Umem {
     Umem::new(UmemGeometry {
         chunk_size: 2048,
@@ -206,7 +253,9 @@ fn umem(chunks: u32) -> Umem {
 }
 
 fn bytes_of(frame: &Frame) -> Vec<u8> {
-    frame.segments().flatten().copied().collect()
+    let mut bytes = vec![0; frame.len() as usize];
+    assert_eq!(frame.reader().read(&mut bytes), bytes.len());
+    bytes
 }
 
 fn frames_of(pools: &mut PoolSet, umem: &Umem, all: &[Vec<u8>]) -> Vec<Frame> {
@@ -232,6 +281,7 @@ fn arrived(port: &mut AnyPort, far: &mut impl Far, pools: &mut PoolSet, count: u
             all.push(bytes_of(&frame));
             pools.free(frame);
         }
+        port.rx_done();
         assert_eq!(port.fault(), None);
         (all.len() >= count).then_some(())
     });
@@ -457,4 +507,4 @@ macro_rules! contract {
     )*};
 }
 
-contract!(memory: Memory, capture: Capture, af_xdp: AfXdp<false>, af_xdp_generic: AfXdp<true>);
+contract!(memory: Memory, capture: Capture, af_xdp: AfXdp<false>, af_xdp_generic: AfXdp<true>, tap: Tap<1>);

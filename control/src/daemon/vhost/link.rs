@@ -2,8 +2,8 @@
 //!
 //! The crate reads header and body in two calls that wait for ever, and passes over a socket's timeout. So a message is
 //! only handed to it when all of it has arrived, and the socket has room for any reply.
-//! Its `BackendReqHandler` does not have SEND_RARP, NET_SET_MTU, SET_STATUS, GET_STATUS and SET_LOG_FD (version 0.18):
-//! these are read and answered here.
+//! Its `BackendReqHandler` does not have SEND_RARP, NET_SET_MTU, SET_STATUS, GET_STATUS and SET_LOG_FD (version 0.18),
+//! and its SET_VRING_ENABLE comes too late for some: these are read and answered here.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 use std::os::fd::AsRawFd;
 use vhost::vhost_user::message::{FrontendReq, MAX_MSG_SIZE, VhostUserProtocolFeatures};
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::device::Device;
 
@@ -169,15 +169,14 @@ impl Link {
                 | FrontendReq::NET_SET_MTU
                 | FrontendReq::SET_STATUS
                 | FrontendReq::GET_STATUS
-                | FrontendReq::SET_LOG_FD),
+                | FrontendReq::SET_LOG_FD
+                | FrontendReq::SET_VRING_ENABLE),
             ) => self.own(header, request),
             Ok(FrontendReq::POSTCOPY_ADVISE | FrontendReq::POSTCOPY_LISTEN | FrontendReq::POSTCOPY_END) => {
                 Err("postcopy migration is not supported here, and was not offered; use precopy".to_owned())
             }
             Ok(_) => match self.handler.handle_request() {
-                // DPDK's virtio_user disables its rings before it sets features when it connects again: they are
-                // disabled anyway.
-                Ok(()) | Err(Error::InactiveFeature(_)) => Ok(()),
+                Ok(()) => Ok(()),
                 Err(Error::ReqHandlerError(error)) => Err(error.to_string()),
                 Err(error) => Err(error.to_string()),
             },
@@ -210,6 +209,7 @@ impl Link {
             FrontendReq::NET_SET_MTU => device.set_mtu(value),
             FrontendReq::SET_STATUS => device.set_status(value),
             FrontendReq::GET_STATUS => device.status().map(Some),
+            FrontendReq::SET_VRING_ENABLE => enable(&mut device, value),
             _ => Ok(None),
         };
         let acks =
@@ -246,6 +246,19 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .release();
+    }
+}
+
+/// QEMU, and DPDK's virtio_user when it connects again, send this before SET_FEATURES. The crate refuses it then, and
+/// sends no reply, for which QEMU waits.
+fn enable(device: &mut Device, value: u64) -> Result<Option<u64>, Refusal> {
+    let (index, enable) = (value as u32, value >> 32);
+    match enable {
+        0 | 1 => device
+            .set_vring_enable(index, enable == 1)
+            .map(|()| None)
+            .map_err(|error| Refusal::Fatal(error.to_string())),
+        _ => Err(Refusal::Fatal(format!("{enable} is neither on nor off"))),
     }
 }
 

@@ -98,7 +98,7 @@ fn cut_up(
         };
         if let Err((piece, reason)) = queued {
             cx.drop(piece, reason);
-            // Those that are left would fare no better.
+            // What is left of a packet with a hole is worth no more work.
             cx.count_drops(reason, pieces.left() as u64);
             break;
         }

@@ -64,7 +64,11 @@ pub fn up(interfaces: &[&str], mtu: u32) {
     }
     // Until the kernel's link watch has run, a queueing discipline silently drops what is sent.
     for interface in interfaces {
-        within(PATIENCE, || link(interface).contains("state UP").then_some(())).expect("the link comes up");
+        // A TAP does not say what state it is in.
+        let is_up = |link: String| {
+            link.contains("state UP") || link.contains("LOWER_UP> mtu") && link.contains("state UNKNOWN")
+        };
+        within(PATIENCE, || is_up(link(interface)).then_some(())).expect("the link comes up");
     }
 }
 
