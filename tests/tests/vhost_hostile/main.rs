@@ -1,0 +1,56 @@
+//! Front-ends of vhost-user that mean harm, each for itself against one running daemon: it ends the connection with a
+//! named reason or goes on, the next connection is served, two other guests that talk all the time lose no frame, and in
+//! the end the daemon has no descriptor and no mapping more than before.
+//!
+//! What they do is in `messages.rs`, `memory.rs` and `rings.rs`; hostile rings themselves are in the catalogue of
+//! `fastpath/io/tests/hostile`.
+#![allow(unreachable_pub, reason = "a test program has no outside")]
+
+mod memory;
+mod messages;
+mod rings;
+mod scene;
+
+use clearway_tests::{ready, wait_for};
+use scene::{Behaviour, HOSTILE, Scene, Witnesses};
+use std::time::Duration;
+
+#[test]
+fn hostile_front_ends_harm_themselves_alone() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let mut sink = scene.start_guest("sink", 0);
+    let before = scene.possessions(&mut daemon);
+    let witnesses = Witnesses::start(&scene);
+    let all: Vec<&Behaviour> = [messages::ALL, memory::ALL, rings::ALL]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut names = std::collections::BTreeSet::new();
+    for (i, behaviour) in all.iter().enumerate() {
+        assert!(names.insert(behaviour.name), "{} is there twice", behaviour.name);
+        // By turns: a port pauses for up to a second after a connection that failed.
+        let port = HOSTILE[i % HOSTILE.len()];
+        println!("{:40} {:90} {}", behaviour.name, behaviour.does, behaviour.expect);
+        scene.run(&daemon, port, behaviour, &mut sink);
+    }
+    println!("{} behaviours", names.len());
+    let exchanged = witnesses.stop();
+    assert!(
+        exchanged > 1000,
+        "the witnesses exchanged {exchanged} frames only"
+    );
+    wait_for(
+        "what the front-ends sent is closed and unmapped",
+        Duration::from_secs(20),
+        || (scene.possessions(&mut daemon) == before).then_some(()),
+    );
+    daemon.assert_ledger();
+    let log = daemon.proc().log().join("\n");
+    assert!(!log.contains("panicked"), "{log}");
+    drop(sink);
+    daemon.stop();
+}

@@ -1,0 +1,300 @@
+//! Memory that a front-end shares and should not have.
+
+use crate::scene::{Behaviour, Expect, Hostile, PROTOCOL};
+use clearway_virtio_mock::{RamRegion, memory_table, protocol, region, request, state, words};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Negotiates, without slots for memory.
+fn greet(h: &mut Hostile) {
+    let protocol = PROTOCOL & !protocol::CONFIGURE_MEM_SLOTS;
+    h.front
+        .negotiate(h.guest.features, protocol)
+        .expect("a good beginning");
+}
+
+/// Shares regions with these files.
+fn share(h: &Hostile, regions: &[RamRegion], files: &[BorrowedFd<'_>]) {
+    let _ = h
+        .front
+        .send(request::SET_MEM_TABLE, &memory_table(regions), files);
+}
+
+/// Shares one region, changed.
+fn share_one(h: &mut Hostile, change: impl FnOnce(&mut RamRegion)) {
+    greet(h);
+    let mut one = RamRegion::new(1 << 30, 1 << 40, 1 << 20);
+    change(&mut one);
+    let fd = one.fd();
+    share(h, &[one], &[fd.as_fd()]);
+}
+
+/// Shares one region in a file of another kind.
+fn share_file(h: &mut Hostile, file: BorrowedFd<'_>) {
+    greet(h);
+    share(h, &[RamRegion::new(1 << 30, 1 << 40, 1 << 20)], &[file]);
+}
+
+fn slot(h: &Hostile, request: u32, one: &RamRegion) -> Option<u64> {
+    let payload = [words(&[0]), region(one)].concat();
+    let fd = one.fd();
+    let fds = if request == request::ADD_MEM_REG {
+        vec![fd.as_fd()]
+    } else {
+        Vec::new()
+    };
+    h.front.tell(request, &payload, &fds).ok()
+}
+
+pub const ALL: &[Behaviour] = &[
+    Behaviour {
+        name: "no_regions",
+        does: "shares no memory at all",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            share(h, &[], &[]);
+        },
+    },
+    Behaviour {
+        name: "regions_without_files",
+        does: "shares a region and sends no file",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            share(h, &h.guest.ram.regions()[..1], &[]);
+        },
+    },
+    Behaviour {
+        name: "fewer_files_than_regions",
+        does: "shares two regions and sends one file",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            let fd = h.guest.ram.regions()[0].fd();
+            share(h, h.guest.ram.regions(), &[fd.as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "more_files_than_regions",
+        does: "shares one region and sends three files",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            let fd = h.guest.ram.regions()[0].fd();
+            share(h, &h.guest.ram.regions()[..1], &[fd.as_fd(); 3]);
+        },
+    },
+    Behaviour {
+        name: "more_regions_than_there_may_be",
+        does: "shares 33 regions in one table",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            let regions: Vec<RamRegion> = (1..34).map(|i| RamRegion::new(i << 32, i << 40, 4096)).collect();
+            let fds: Vec<_> = regions.iter().map(RamRegion::fd).collect();
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            share(h, &regions, &fds);
+        },
+    },
+    Behaviour {
+        name: "regions_that_are_not_there",
+        does: "says that its table has 4294967295 regions",
+        expect: Expect::Ends(""),
+        act: |h| {
+            greet(h);
+            let fd = h.guest.ram.regions()[0].fd();
+            let mut payload = memory_table(&h.guest.ram.regions()[..1]);
+            payload[..4].copy_from_slice(&[0xff; 4]);
+            let _ = h.front.send(request::SET_MEM_TABLE, &payload, &[fd.as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "region_of_no_bytes",
+        does: "shares a region of no bytes",
+        expect: Expect::Ends(""),
+        act: |h| share_one(h, |one| one.size = 0),
+    },
+    Behaviour {
+        name: "region_longer_than_its_file",
+        does: "shares a region of a terabyte of a small file",
+        expect: Expect::Ends("ends behind its file"),
+        act: |h| share_one(h, |one| one.size = 1 << 40),
+    },
+    Behaviour {
+        name: "region_that_wraps_around",
+        does: "shares a region that ends behind the last address",
+        expect: Expect::Ends(""),
+        act: |h| share_one(h, |one| one.guest = u64::MAX - 4095),
+    },
+    Behaviour {
+        name: "region_with_an_offset_that_wraps",
+        does: "shares a region whose offset and size add up to little",
+        expect: Expect::Ends(""),
+        act: |h| share_one(h, |one| one.offset = u64::MAX - 4095),
+    },
+    Behaviour {
+        name: "regions_on_top_of_each_other",
+        does: "shares one region twice",
+        expect: Expect::Ends("overlaps"),
+        act: |h| {
+            greet(h);
+            let regions = [
+                RamRegion::new(1 << 30, 1 << 40, 1 << 20),
+                RamRegion::new(1 << 30, 2 << 40, 1 << 20),
+            ];
+            let fds = [regions[0].fd(), regions[1].fd()];
+            share(h, &regions, &[fds[0].as_fd(), fds[1].as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "region_of_half_an_address_space",
+        does: "shares a sparse file of 2^46 bytes: the host has no memory for that, and needs none, or refuses",
+        expect: Expect::Either,
+        act: |h| {
+            share_one(h, |one| {
+                one.size = 1 << 46;
+                let _ = one.file.set_len(one.offset + one.size);
+            });
+        },
+    },
+    Behaviour {
+        name: "memory_in_an_eventfd",
+        does: "shares an eventfd as memory",
+        expect: Expect::Ends("ends behind its file of 0 bytes"),
+        act: |h| {
+            let fd = h.guest.tx().kick_fd();
+            share_file(h, fd.as_fd());
+        },
+    },
+    Behaviour {
+        name: "memory_in_a_folder",
+        does: "shares a folder as memory",
+        expect: Expect::Ends(""),
+        act: |h| {
+            let folder = std::fs::File::open("/proc/self").expect("a folder");
+            share_file(h, folder.as_fd());
+        },
+    },
+    Behaviour {
+        name: "memory_that_is_read_only",
+        does: "shares a file that is open for reading only",
+        expect: Expect::Ends("mapping memory region"),
+        act: |h| {
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            file.as_file().set_len(4 << 20).expect("a long file");
+            let file = std::fs::File::open(file.path()).expect("the file");
+            share_file(h, file.as_fd());
+        },
+    },
+    Behaviour {
+        name: "memory_replaced_while_rings_run",
+        does: "shares other memory, without its rings, while they run",
+        expect: Expect::Ends("not in the memory that the front-end shared"),
+        act: |h| {
+            h.start_with(PROTOCOL & !protocol::CONFIGURE_MEM_SLOTS);
+            let one = RamRegion::new(1 << 50, 1 << 50, 1 << 20);
+            let fd = one.fd();
+            share(h, &[one], &[fd.as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "the_same_memory_a_hundred_times",
+        does: "shares the same memory again and again while its rings run",
+        expect: Expect::GoesOn,
+        act: |h| {
+            h.start_with(PROTOCOL & !protocol::CONFIGURE_MEM_SLOTS);
+            for _ in 0..100 {
+                h.front.share(&h.guest.ram).expect("the same memory");
+            }
+        },
+    },
+    Behaviour {
+        name: "slots_without_having_said_so",
+        does: "adds memory by slots, which were not agreed on",
+        expect: Expect::Either,
+        act: |h| {
+            greet(h);
+            slot(h, request::ADD_MEM_REG, &h.guest.ram.regions()[0]);
+        },
+    },
+    Behaviour {
+        name: "slots_without_end",
+        does: "adds memory until there are no slots left",
+        expect: Expect::Either,
+        act: |h| {
+            h.front
+                .negotiate(h.guest.features, PROTOCOL)
+                .expect("a good beginning");
+            let most = h.front.number(request::GET_MAX_MEM_SLOTS).expect("a number");
+            for i in 1..=most + 1 {
+                let result = slot(h, request::ADD_MEM_REG, &RamRegion::new(i << 32, i << 40, 4096));
+                assert_eq!(result == Some(0), i <= most, "slot {i}: {result:?}");
+            }
+        },
+    },
+    Behaviour {
+        name: "slot_that_is_not_there",
+        does: "removes memory that it never added",
+        expect: Expect::Either,
+        act: |h| {
+            h.start();
+            let other = RamRegion::new(1 << 50, 1 << 50, 4096);
+            assert_ne!(slot(h, request::REM_MEM_REG, &other), Some(0));
+        },
+    },
+    Behaviour {
+        name: "all_slots_gone_while_rings_run",
+        does: "removes all memory under its rings, and adds it again: they wait, and go on",
+        expect: Expect::GoesOn,
+        act: |h| {
+            h.start();
+            for _ in 0..5 {
+                for one in h.guest.ram.regions() {
+                    assert_eq!(slot(h, request::REM_MEM_REG, one), Some(0));
+                }
+                for one in h.guest.ram.regions() {
+                    assert_eq!(slot(h, request::ADD_MEM_REG, one), Some(0));
+                }
+            }
+        },
+    },
+    Behaviour {
+        name: "slot_twice",
+        does: "adds the same memory twice",
+        expect: Expect::Either,
+        act: |h| {
+            h.start();
+            assert_ne!(slot(h, request::ADD_MEM_REG, &h.guest.ram.regions()[0]), Some(0));
+        },
+    },
+    Behaviour {
+        name: "file_cut_while_rings_run",
+        does: "cuts its memory's file off while its rings run",
+        expect: Expect::Ends(""),
+        act: |h| {
+            h.start();
+            h.guest.ram.regions()[0].file.set_len(0).expect("an empty file");
+            h.guest.ram.regions()[1].file.set_len(0).expect("an empty file");
+        },
+    },
+    Behaviour {
+        name: "file_cut_before_rings_start",
+        does: "cuts its memory's file off between sharing it and starting its rings",
+        expect: Expect::Ends(""),
+        act: |h| {
+            h.front
+                .negotiate(h.guest.features, PROTOCOL)
+                .expect("a good beginning");
+            h.front.share(&h.guest.ram).expect("memory");
+            let sizes = state(0, 64);
+            h.guest.ram.regions()[0].file.set_len(0).expect("an empty file");
+            let _ = h.front.tell(request::SET_VRING_NUM, &sizes, &[]);
+            for index in 0..2 {
+                let pair = &h.guest.pairs[0];
+                let queue = if index == 0 { &pair.rx } else { &pair.tx };
+                let _ = h.front.start_ring(&h.guest.ram, index, queue);
+                let _ = h.front.enable(index, true);
+            }
+        },
+    },
+];
