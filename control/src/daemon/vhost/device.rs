@@ -13,10 +13,13 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use clearway_io::{GuestMemory, RegionSpec, Umem, VhostConfig, VhostPort, VringConfig};
+use clearway_io::{
+    DirtyLog, GuestMemory, Inflight, InflightRegion, Umem, VhostConfig, VhostPort, VringConfig,
+};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -24,8 +27,10 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use super::files::{event, shared, spec};
 use super::guest::Shared;
 use super::link::Refusal;
+use super::vring::{Addresses, Ring};
 use super::{Answer, Ask};
 
 /// Virtio features of which the rings know nothing, as the front-end deals with them by other messages: the largest
@@ -43,9 +48,12 @@ pub(super) const FEATURES: u64 = VhostPort::FEATURES | NET_FEATURES | PROTOCOL_F
 
 fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::BACKEND_REQ
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
 }
@@ -54,65 +62,6 @@ fn protocol() -> VhostUserProtocolFeatures {
 const MAX_RING: u32 = 32768;
 /// The least that every IPv4 host takes (RFC 791), as virtio requires (§5.1.4.1 says 68; nobody offers that).
 const MIN_MTU: u64 = 68;
-
-/// Where a ring is, in addresses of the front-end's process.
-#[derive(Debug, Clone, Copy)]
-struct Addresses {
-    descriptors: u64,
-    driver: u64,
-    device: u64,
-    log: Option<u64>,
-}
-
-/// What is known of a ring.
-#[derive(Debug, Default)]
-struct Ring {
-    size: Option<u16>,
-    addresses: Option<Addresses>,
-    base: u32,
-    /// SET_VRING_ENABLE; none: it was never sent.
-    enabled: Option<bool>,
-    started: bool,
-    /// The base is the front-end's, and no port has used it yet.
-    told: bool,
-    kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
-}
-
-impl Ring {
-    fn stop(&mut self) {
-        self.started = false;
-        self.kick = None;
-    }
-
-    /// Has the driver look at its ring: who had it before may have ended, or been killed, between using buffers and
-    /// saying so.
-    fn call_once(&self) {
-        if let Some(call) = &self.call {
-            // The descriptor does not block; a counter that is full has the driver look anyway.
-            let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// The ring for a port; none: it is not started yet.
-    fn config(&self, enabled_by_itself: bool) -> io::Result<Option<VringConfig>> {
-        let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
-            return Ok(None);
-        };
-        Ok(Some(VringConfig {
-            size,
-            descriptors: addresses.descriptors,
-            driver: addresses.driver,
-            device: addresses.device,
-            base: self.base,
-            enabled: self.enabled.unwrap_or(enabled_by_itself),
-            kick: self.kick.as_ref().map(OwnedFd::try_clone).transpose()?,
-            call: self.call.as_ref().map(OwnedFd::try_clone).transpose()?,
-            record: None,
-            log_address: addresses.log,
-        }))
-    }
-}
 
 /// How a question reaches the control thread.
 pub(super) type AskControl = Box<dyn Fn(Ask) -> std::result::Result<Answer, String> + Send>;
@@ -125,6 +74,12 @@ pub(super) struct Device {
     features: Option<u64>,
     protocol: u64,
     memory: Option<Arc<GuestMemory>>,
+    /// SET_LOG_BASE.
+    log: Option<Arc<DirtyLog>>,
+    /// SET_INFLIGHT_FD.
+    inflight: Option<Arc<Inflight>>,
+    /// SEND_RARP, for the first pair that runs.
+    announcement: Option<[u8; 6]>,
     /// Memory comes in slots, so it may be there in part.
     slots: bool,
     rings: Vec<Ring>,
@@ -136,7 +91,7 @@ pub(super) struct Device {
 }
 
 /// Our own words in the crate's error.
-fn wrong(reason: impl Display) -> Error {
+pub(super) fn wrong(reason: impl Display) -> Error {
     Error::ReqHandlerError(io::Error::other(reason.to_string()))
 }
 
@@ -150,6 +105,9 @@ impl Device {
             features: None,
             protocol: 0,
             memory: None,
+            log: None,
+            inflight: None,
+            announcement: None,
             slots: false,
             rings: (0..2 * pairs).map(|_| Ring::default()).collect(),
             running: vec![false; pairs],
@@ -170,6 +128,8 @@ impl Device {
             let _ = self.take(pair);
         }
         self.memory = None;
+        self.log = None;
+        self.inflight = None;
         let _ = (self.control)(Ask::Gone);
     }
 
@@ -223,8 +183,13 @@ impl Device {
                 "duplicating an event descriptor failed: {error}; raise `ulimit -n`"
             ))
         };
-        let mut receive = rings[0].config(by_itself).map_err(duplicating)?;
-        let mut transmit = rings[1].config(by_itself).map_err(duplicating)?;
+        let region = |ring: usize| {
+            let buffer = self.inflight.clone()?;
+            let index = (2 * pair + ring) as u16;
+            Some(InflightRegion { buffer, index })
+        };
+        let mut receive = rings[0].config(by_itself, region(0)).map_err(duplicating)?;
+        let mut transmit = rings[1].config(by_itself, region(1)).map_err(duplicating)?;
         if features & RING_PACKED != 0 {
             let in_order = features & IN_ORDER != 0;
             self.resume(2 * pair, receive.as_mut(), &memory, false)?;
@@ -236,10 +201,12 @@ impl Device {
         let config = VhostConfig {
             memory,
             features: features & !PROTOCOL_FEATURES,
+            log: self.log.clone(),
             transmit,
             receive,
         };
-        let port = match VhostPort::new(config, &self.umem) {
+        let transmits = config.transmit.is_some();
+        let mut port = match VhostPort::new(config, &self.umem) {
             Ok(port) => port,
             Err(error) if self.slots => {
                 tracing::debug!(pair, %error, "waiting for its memory");
@@ -247,6 +214,9 @@ impl Device {
             }
             Err(error) => return Err(wrong(error)),
         };
+        if transmits && let Some(mac) = self.announcement.take() {
+            port.announce(mac);
+        }
         self.running[pair] = true;
         (self.control)(Ask::Add(pair as u16, Box::new(port))).map_err(wrong)?;
         for ring in &mut self.rings[2 * pair..2 * pair + 2] {
@@ -311,6 +281,16 @@ impl Device {
         self.build_all()
     }
 
+    fn check_inflight(&self, queues: u16, size: u16) -> Result<()> {
+        let most = self.rings.len();
+        if usize::from(queues) > most || u32::from(size) > MAX_RING {
+            return Err(wrong(format_args!(
+                "{queues} rings of {size} entries in flight; the port has {most} of up to {MAX_RING}"
+            )));
+        }
+        Ok(())
+    }
+
     fn use_memory(&mut self, memory: GuestMemory, slots: bool) -> Result<()> {
         self.change_all(|device| {
             device.memory = Some(Arc::new(memory));
@@ -319,8 +299,19 @@ impl Device {
     }
 
     /// SEND_RARP: says where the guest is after a migration.
-    pub(super) fn send_rarp(&mut self, _mac: u64) -> std::result::Result<Option<u64>, Refusal> {
-        Err(Refusal::Told("announcing a guest is not offered".to_owned()))
+    pub(super) fn send_rarp(&mut self, mac: u64) -> std::result::Result<Option<u64>, Refusal> {
+        // The first six bytes of the message's body.
+        let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
+        let mac = [a, b, c, d, e, f];
+        // From a group's address nobody sends.
+        if a & 1 != 0 || mac == [0; 6] {
+            return Err(Refusal::Told(format!("{mac:x?} is no address of a guest")));
+        }
+        self.announcement = Some(mac);
+        let rebuilt = self.take(0).and_then(|()| self.build(0));
+        rebuilt
+            .map(|()| None)
+            .map_err(|error| Refusal::Fatal(error.to_string()))
     }
 
     /// NET_SET_MTU.
@@ -360,28 +351,6 @@ impl Device {
             ring.enabled = None;
         }
         Ok(())
-    }
-}
-
-/// An event descriptor of a front-end. Whatever else it could send may block who reads or writes it.
-fn event(file: Option<File>) -> Result<Option<OwnedFd>> {
-    let Some(file) = file else { return Ok(None) };
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let kind = std::fs::read_link(&link)
-        .map_err(|error| wrong(format_args!("looking at {link} failed: {error}")))?;
-    if kind.as_os_str() != "anon_inode:[eventfd]" {
-        let kind = kind.display();
-        return Err(wrong(format_args!("it sent {kind} where an eventfd belongs")));
-    }
-    Ok(Some(file.into()))
-}
-
-fn spec(region: &VhostUserMemoryRegion) -> RegionSpec {
-    RegionSpec {
-        guest_address: region.guest_phys_addr,
-        size: region.memory_size,
-        user_address: region.user_addr,
-        mmap_offset: region.mmap_offset,
     }
 }
 
@@ -426,7 +395,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
-        let regions = regions.iter().map(spec).zip(files.into_iter().map(OwnedFd::from));
+        let files: Vec<OwnedFd> = files.into_iter().map(shared).collect::<Result<_>>()?;
+        let regions = regions.iter().map(spec).zip(files);
         let memory = GuestMemory::map(regions).map_err(wrong)?;
         self.use_memory(memory, false)?;
         Ok(None)
@@ -546,12 +516,24 @@ impl VhostUserBackendReqHandlerMut for Device {
         not_offered("shared objects are not offered")
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        not_offered("a buffer for descriptors in flight is not offered")
+    fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let (queues, size) = (asked.num_queues, asked.queue_size);
+        self.check_inflight(queues, size)?;
+        let bytes = Inflight::bytes(queues, size);
+        let making =
+            |error: io::Error| wrong(format_args!("making a memfd of {bytes} bytes failed: {error}"));
+        let file = memfd_create(c"inflight", MFdFlags::MFD_CLOEXEC).map_err(|error| making(error.into()))?;
+        let file = File::from(file);
+        file.set_len(bytes).map_err(making)?;
+        Ok((VhostUserInflight::new(bytes, 0, queues, size), file))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        not_offered("a buffer for descriptors in flight is not offered")
+    fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
+        let (queues, size) = (given.num_queues, given.queue_size);
+        self.check_inflight(queues, size)?;
+        let (bytes, offset) = (given.mmap_size, given.mmap_offset);
+        let buffer = Inflight::map(bytes, offset, queues, size, shared(file)?).map_err(wrong)?;
+        self.change_all(|device| device.inflight = Some(Arc::new(buffer)))
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -565,7 +547,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         _postcopy: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
         let before = self.memory.as_deref().cloned().unwrap_or_default();
-        let memory = before.with(spec(region), fd.into()).map_err(wrong)?;
+        let memory = before.with(spec(region), shared(fd)?).map_err(wrong)?;
         self.use_memory(memory, true)?;
         Ok(None)
     }
@@ -598,7 +580,9 @@ impl VhostUserBackendReqHandlerMut for Device {
         not_offered("shared memory regions are not offered")
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        not_offered("logging of dirty pages is not offered")
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let (bytes, offset) = (log.mmap_size, log.mmap_offset);
+        let log = DirtyLog::map(bytes, offset, shared(file)?).map_err(wrong)?;
+        self.change_all(|device| device.log = Some(Arc::new(log)))
     }
 }

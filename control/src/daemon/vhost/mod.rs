@@ -11,7 +11,8 @@
 //! | `guest` | a port's thread: waits for a front-end, serves it, waits for the next |
 //! | `link` | one connection: whole messages only, and those that crate `vhost` does not know |
 //! | `features` | names of features |
-//! | `device` | what the messages make of the rings |
+//! | `files` | descriptors that come with messages: what they must be |
+//! | `device`, `vring` | what the messages make of the rings; what they said of one |
 //!
 //! Guarantees: a front-end that sends nonsense, stalls or leaves at any moment harms its own connection alone, and can
 //! connect again. It gets a reply to a change only after no worker uses what was before. The guest's memory is mapped and
@@ -19,9 +20,13 @@
 
 mod device;
 mod features;
+mod files;
 mod guest;
 mod link;
 mod socket;
+#[cfg(test)]
+mod tests;
+mod vring;
 
 pub(super) use guest::Guest;
 

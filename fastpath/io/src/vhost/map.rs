@@ -70,6 +70,14 @@ impl GuestMap {
         Some((unsafe { range.base.add(offset as usize) }, n))
     }
 
+    /// The guest address of a place that `part` found.
+    pub(super) fn guest_address(&self, at: *const u8) -> Option<u64> {
+        self.ranges.iter().find_map(|range| {
+            let offset = (at as u64).wrapping_sub(range.base as u64);
+            (offset < range.size).then(|| range.start + offset)
+        })
+    }
+
     /// An entry of an indirect table: its two halves. Read once, whatever its alignment.
     pub(super) fn descriptor(&mut self, table: u64, index: u16) -> Result<(u64, u64), Violation> {
         let address = table.wrapping_add(u64::from(index) * 16);

@@ -217,6 +217,24 @@ impl GuestMemory {
         })
     }
 
+    /// The guest address of what is at an address of the front-end's process.
+    pub(crate) fn guest_address(&self, user: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = user.checked_sub(region.spec.user_address)?;
+            (offset < region.spec.size).then(|| region.spec.guest_address + offset)
+        })
+    }
+
+    /// The first guest address behind all regions.
+    pub(crate) fn end(&self) -> u64 {
+        let end = |spec: RegionSpec| spec.guest_address + spec.size;
+        self.regions
+            .iter()
+            .map(|region| end(region.spec))
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Whether a file was found shorter than its mapping: what was read there was zeros.
     pub(crate) fn is_torn(&self) -> bool {
         self.regions.iter().any(|region| region.watched.is_torn())

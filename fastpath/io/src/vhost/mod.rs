@@ -10,6 +10,8 @@
 //! front-end changes, control takes it from its worker and makes another. Knows no messages.
 
 mod copy;
+mod inflight;
+mod log;
 mod map;
 mod memory;
 mod packed;
@@ -21,6 +23,8 @@ mod sigbus;
 mod split;
 mod transmit;
 
+pub use inflight::{Inflight, InflightRegion};
+pub use log::DirtyLog;
 pub use memory::{GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec};
 pub use port::{VhostConfig, VhostPort, VringConfig, VringError};
 pub use record::{RingFile, RingRecord};

@@ -5,6 +5,8 @@
 //!   event suppression of driver and device: {offset and wrap, flags}
 //! ```
 
+use super::inflight::PackedInflight;
+use super::log::RingLog;
 use super::map::GuestMap;
 use super::memory::GuestMemory;
 use super::port::{VringConfig, VringError};
@@ -13,7 +15,9 @@ use super::ring::{
     Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, NEXT, RingPart, Slot, Slots, Used,
     Violation, Vring, WRITE, add_pieces, check_direction, indirect_entries,
 };
+use crate::DirtyLog;
 use crate::frame::Piece;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
@@ -51,6 +55,13 @@ impl Position {
         }
     }
 
+    fn from_bits(bits: u16) -> Self {
+        Self {
+            index: bits & !WRAP,
+            wrap: bits & WRAP != 0,
+        }
+    }
+
     fn to_bits(self) -> u16 {
         self.index | if self.wrap { WRAP } else { 0 }
     }
@@ -68,16 +79,15 @@ pub(super) struct PackedRing {
     event_idx: bool,
     in_order: bool,
     indirect: bool,
+    log: Option<RingLog>,
+    inflight: Option<PackedInflight>,
     record: Option<RingRecord>,
 }
 
 impl PackedRing {
     pub(super) fn new(config: &VringConfig, memory: &GuestMemory, features: u64) -> Result<Self, VringError> {
         let size = config.size;
-        let next = Position {
-            index: config.base as u16 & !WRAP,
-            wrap: config.base as u16 & WRAP != 0,
-        };
+        let next = Position::from_bits(config.base as u16);
         if size == 0 || size > 32768 || next.index >= size {
             return Err(VringError::Size(size));
         }
@@ -88,7 +98,7 @@ impl PackedRing {
                 bytes: bytes as u64,
             })
         };
-        Ok(Self {
+        let mut ring = Self {
             ring: part("descriptor ring", config.descriptors, 16 * usize::from(size), 16)?,
             driver_event: part("driver's event suppression", config.driver, 4, 4)?,
             device_event: part("device's event suppression", config.device, 4, 4)?,
@@ -101,7 +111,57 @@ impl PackedRing {
             in_order: features & F_IN_ORDER != 0,
             indirect: features & F_INDIRECT_DESC != 0,
             record: config.record.clone(),
+            log: None,
+            inflight: None,
+        };
+        ring.open_inflight(config)?;
+        Ok(ring)
+    }
+
+    /// Has what is written marked in a dirty log. The log address is the device's event suppression's; where the descriptor
+    /// ring is, the memory table says.
+    pub(super) fn log_to(&mut self, log: Arc<DirtyLog>, address: u64, descriptors: u64) -> &RingLog {
+        self.log.insert(RingLog {
+            log,
+            used: (descriptors, 16 * u64::from(self.size)),
+            event: (address, 4),
         })
+    }
+
+    /// Goes on where the front-end's buffer says.
+    fn open_inflight(&mut self, config: &VringConfig) -> Result<(), VringError> {
+        let Some(region) = &config.inflight else {
+            return Ok(());
+        };
+        let wrong = || VringError::Inflight(self.size);
+        let opened = PackedInflight::open(region, self.size, self.next.to_bits()).ok_or_else(wrong)?;
+        let (old, new) = (Position::from_bits(opened.old), Position::from_bits(opened.new));
+        let descriptors = if old.wrap == new.wrap {
+            new.index.checked_sub(old.index).ok_or_else(wrong)?
+        } else {
+            // Behind the end, and not further than where it began.
+            let lap = (new.index <= old.index).then(|| new.index + (self.size - old.index));
+            lap.ok_or_else(wrong)?
+        };
+        (self.next, self.used_next) = (old, old);
+        // Of one chain only the first descriptor is ever marked.
+        let several = (1..descriptors).any(|n| self.is_marked(old.plus(n, self.size)));
+        self.settle(
+            if several { descriptors } else { descriptors.min(1) },
+            descriptors,
+            false,
+        );
+        self.told = self.used_next.index;
+        opened.inflight.given(self.used_next.to_bits());
+        self.inflight = Some(opened.inflight);
+        self.complete(&opened.left);
+        self.next = self.used_next;
+        Ok(())
+    }
+
+    /// Whether the descriptor there was given back. The driver may have made it available again since.
+    fn is_marked(&self, at: Position) -> bool {
+        ((self.rest(at.index) >> FLAGS) as u16 & USED != 0) == at.wrap
     }
 
     /// Whether a device has ever given something back on it: no driver sets USED on the first lap of a ring, and later
@@ -118,20 +178,15 @@ impl PackedRing {
         if buffers == 0 || descriptors > self.size {
             return;
         }
-        let is_used = |rest: u64, at: Position| {
-            let flags = (rest >> FLAGS) as u16;
-            (flags & AVAIL != 0) == at.wrap && (flags & USED != 0) == at.wrap
-        };
-        if !is_used(self.rest(start.index), start) {
+        if !self.is_marked(start) {
             // In order there is one mark for all: then none was made.
             if buffers == 1 || buffers != descriptors || in_order {
                 return;
             }
             for n in (0..buffers).rev() {
                 let at = start.plus(n, self.size);
-                let rest = self.rest(at.index);
-                if !is_used(rest, at) {
-                    self.write_used(at, (rest >> 32) as u16, 0);
+                if !self.is_marked(at) {
+                    self.write_used(at, (self.rest(at.index) >> 32) as u16, 0);
                 }
             }
         }
@@ -156,10 +211,19 @@ impl PackedRing {
                 .fold(0, |sum: u16, buffer| sum.saturating_add(buffer.descriptors));
             record.begin(self.here(), buffers.len() as u16, descriptors);
         }
+        if let Some(inflight) = &self.inflight {
+            inflight.giving(self.used_next.to_bits(), after.to_bits());
+        }
         give_back(self);
         self.used_next = after;
         if let Some(record) = &self.record {
             record.commit(self.here());
+        }
+        if let Some(inflight) = &self.inflight {
+            inflight.given(self.used_next.to_bits());
+        }
+        if let Some(log) = &self.log {
+            log.used();
         }
     }
 
@@ -270,7 +334,10 @@ impl Vring for PackedRing {
                     if entry.flags & INDIRECT != 0 {
                         return Err(Violation::NestedIndirect);
                     }
-                    check_direction(&entry, direction)?;
+                    // DPDK's virtio_user (22.11) calls the header of what it transmits writable here. Reading harms nobody.
+                    if direction == Direction::Receive {
+                        check_direction(&entry, direction)?;
+                    }
                     add_pieces(map, entry.address, entry.len, pieces, self.size)?;
                 }
             } else {
@@ -366,6 +433,9 @@ impl Vring for PackedRing {
         };
         self.device_event.u16(2).store(flags, Release);
         fence(SeqCst);
+        if let Some(log) = &self.log {
+            log.event();
+        }
     }
 
     fn base(&self) -> u32 {

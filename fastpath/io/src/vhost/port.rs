@@ -1,6 +1,5 @@
 //! One queue pair of a guest as a port.
 
-use super::GuestMemory;
 use super::map::GuestMap;
 use super::packed::PackedRing;
 use super::receive::Receive;
@@ -8,6 +7,7 @@ use super::record::RingRecord;
 use super::ring::{F_RING_PACKED, Violation, Vring};
 use super::split::SplitRing;
 use super::transmit::Transmit;
+use super::{DirtyLog, GuestMemory, InflightRegion};
 use crate::{Fault, Frame, FrameBatch, Offloads, PoolSet, Port, RegionId, RxCounts, TxCounts, Umem};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub struct VringConfig {
     pub record: Option<RingRecord>,
     /// Guest address that stands for the used ring in the dirty log (VHOST_VRING_F_LOG).
     pub log_address: Option<u64>,
+    /// SET_INFLIGHT_FD: where the ring's position is kept for whoever goes on after a crash.
+    pub inflight: Option<InflightRegion>,
 }
 
 /// What a queue pair is made of.
@@ -45,6 +47,8 @@ pub struct VhostConfig {
     pub memory: Arc<GuestMemory>,
     /// The features that were negotiated: virtio's and VHOST_F_LOG_ALL.
     pub features: u64,
+    /// SET_LOG_BASE: used if VHOST_F_LOG_ALL was negotiated.
+    pub log: Option<Arc<DirtyLog>>,
     /// The queue that the guest transmits on.
     pub transmit: Option<VringConfig>,
     /// The queue that the guest receives from.
@@ -59,6 +63,17 @@ pub enum VringError {
         "a ring of {0} entries is not possible, or its base is behind its end: a split ring takes a power of two up to 32768, a packed one 1 to 32768"
     )]
     Size(u16),
+    /// The buffer for descriptors in flight has no region for it, or holds what no back-end could have left there.
+    #[error("the buffer for descriptors in flight does not fit a ring of {0} entries")]
+    Inflight(u16),
+    /// Something that we write has no bit in the dirty log.
+    #[error("the dirty log ends at guest address {log:#x}, and what is to be logged at {end:#x}")]
+    Log {
+        /// The first address without a bit.
+        log: u64,
+        /// The first address behind what is written.
+        end: u64,
+    },
     /// A part of the ring is not in the guest's memory, or not aligned.
     #[error(
         "the {part} of the ring at {address:#x} ({bytes} bytes) is not in the memory that the front-end shared, or not aligned"
@@ -93,6 +108,9 @@ mod feature {
     pub(super) const HOST_USO: u64 = 1 << 56;
 }
 
+/// VHOST_F_LOG_ALL: what we write to the guest's memory is marked in the dirty log.
+const F_LOG_ALL: u64 = 1 << 26;
+
 /// What a receiver takes untouched, by feature; all of it needs GUEST_CSUM (§5.1.3.1).
 const OFFLOADS: [(u64, Offloads); 7] = [
     (feature::GUEST_CSUM, Offloads::CHECKSUM),
@@ -110,12 +128,27 @@ enum Ring {
 }
 
 impl Ring {
-    fn new(config: &VringConfig, memory: &GuestMemory, features: u64) -> Result<Self, VringError> {
+    fn new(
+        config: &VringConfig,
+        memory: &GuestMemory,
+        features: u64,
+        log: Option<&Arc<DirtyLog>>,
+    ) -> Result<Self, VringError> {
         let mut ring = if features & F_RING_PACKED != 0 {
             Self::Packed(PackedRing::new(config, memory, features)?)
         } else {
             Self::Split(SplitRing::new(config, memory, features)?)
         };
+        if let (Some(log), Some(address)) = (log, config.log_address) {
+            let marked = match &mut ring {
+                Self::Split(ring) => ring.log_to(log.clone(), address),
+                Self::Packed(ring) => {
+                    let descriptors = memory.guest_address(config.descriptors).unwrap_or(u64::MAX);
+                    ring.log_to(log.clone(), address, descriptors)
+                }
+            };
+            check_log(log, marked.end())?;
+        }
         ring.ask_for_kicks(false);
         Ok(ring)
     }
@@ -140,6 +173,14 @@ impl Ring {
             Self::Packed(ring) => ring.base(),
         }
     }
+}
+
+fn check_log(log: &DirtyLog, end: u64) -> Result<(), VringError> {
+    let log = log.end();
+    if end > log {
+        return Err(VringError::Log { log, end });
+    }
+    Ok(())
 }
 
 /// A ring, its descriptors, and what its direction needs.
@@ -184,6 +225,18 @@ fn never_block(config: &VringConfig) {
     }
 }
 
+/// A request for the IP address of a guest, sent to all by itself; padded to Ethernet's least.
+fn rarp(mac: [u8; 6]) -> [u8; 60] {
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac);
+    // Ethertype; Ethernet and IPv4 addresses of 6 and 4 bytes; "request reverse".
+    frame[12..22].copy_from_slice(&[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    frame[22..28].copy_from_slice(&mac);
+    frame[32..38].copy_from_slice(&mac);
+    frame
+}
+
 /// See the module's text.
 pub struct VhostPort {
     transmit: Option<Queue<Transmit>>,
@@ -192,6 +245,9 @@ pub struct VhostPort {
     features: u64,
     offloads: Offloads,
     umem: Umem,
+    log: Option<Arc<DirtyLog>>,
+    /// Handed out next, before anything of the guest's.
+    announcement: Option<[u8; 6]>,
     armed: bool,
     fault: Option<Fault>,
 }
@@ -214,6 +270,7 @@ impl VhostPort {
         | feature::GUEST_USO4
         | feature::GUEST_USO6
         | feature::HOST_USO
+        | F_LOG_ALL
         | super::ring::F_INDIRECT_DESC
         | super::ring::F_EVENT_IDX
         | super::ring::F_RING_PACKED
@@ -227,9 +284,14 @@ impl VhostPort {
         let VhostConfig {
             memory,
             features,
+            log,
             transmit,
             receive,
         } = config;
+        let logged = log.as_ref().filter(|_| features & F_LOG_ALL != 0);
+        if let Some(log) = logged {
+            check_log(log, memory.end())?;
+        }
         // §5.1.6.1: without VERSION_1, num_buffers is there only for mergeable buffers.
         let mergeable = features & feature::MRG_RXBUF != 0;
         let header = if mergeable || features & feature::VERSION_1 != 0 {
@@ -246,15 +308,16 @@ impl VhostPort {
         };
         let offloads = OFFLOADS.iter().map(has).fold(Offloads::empty(), Offloads::union);
         let transmit = transmit.map(|config| {
-            let ring = Ring::new(&config, &memory, features)?;
+            let ring = Ring::new(&config, &memory, features, logged)?;
             never_block(&config);
             let way = Transmit::new(GuestMap::new(&memory), header, config.size);
             Ok(Queue { ring, way, config })
         });
         let receive = receive.map(|config| {
-            let ring = Ring::new(&config, &memory, features)?;
+            let ring = Ring::new(&config, &memory, features, logged)?;
             never_block(&config);
-            let way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
+            let mut way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
+            way.log = logged.cloned();
             Ok(Queue { ring, way, config })
         });
         Ok(Self {
@@ -268,6 +331,8 @@ impl VhostPort {
                 Offloads::empty()
             },
             umem: umem.clone(),
+            log: log.clone(),
+            announcement: None,
             armed: false,
             fault: None,
         })
@@ -280,9 +345,28 @@ impl VhostPort {
         VhostConfig {
             memory: self.memory,
             features: self.features,
+            log: self.log,
             transmit: self.transmit.map(Queue::close),
             receive: self.receive.map(Queue::close),
         }
+    }
+
+    /// Has a RARP request (RFC 903) for a guest's address arrive, as if the guest had sent it: whoever hears it learns
+    /// where the guest is now (SEND_RARP, after a migration).
+    pub fn announce(&mut self, mac: [u8; 6]) {
+        self.announcement = Some(mac);
+    }
+
+    /// The announcement, alone in its batch.
+    #[cold]
+    fn hand_out(&mut self, mac: [u8; 6], pools: &mut PoolSet, batch: &mut FrameBatch) -> usize {
+        let Some(frame) = pools.frame_from(self.umem.id(), &rarp(mac)) else {
+            // No chunk is left now.
+            self.announcement = Some(mac);
+            return 0;
+        };
+        batch.push(frame);
+        1
     }
 
     /// The region of its frames.
@@ -296,6 +380,18 @@ impl VhostPort {
         self.fault = Some(Fault(format!(
             "the guest broke the rules of its {queue} queue: {violation}"
         )));
+    }
+
+    /// Whether a file of the front-end's was found shorter than it was.
+    fn is_torn(&self) -> bool {
+        let inflight = |config: &VringConfig| config.inflight.as_ref().is_some_and(|r| r.buffer.is_torn());
+        self.memory.is_torn()
+            || self.log.as_ref().is_some_and(|log| log.is_torn())
+            || self
+                .transmit
+                .as_ref()
+                .is_some_and(|queue| inflight(&queue.config))
+            || self.receive.as_ref().is_some_and(|queue| inflight(&queue.config))
     }
 
     #[cold]
@@ -312,6 +408,9 @@ impl Port for VhostPort {
     fn rx_batch(&mut self, pools: &mut PoolSet, batch: &mut FrameBatch) -> usize {
         if self.armed {
             self.disarm();
+        }
+        if let Some(mac) = self.announcement.take() {
+            return self.hand_out(mac, pools, batch);
         }
         let (Some(queue), None) = (&mut self.transmit, &self.fault) else {
             return 0;
@@ -409,7 +508,7 @@ impl Port for VhostPort {
     }
 
     fn rx_lost(&mut self) -> RxCounts {
-        if self.memory.is_torn() && self.fault.is_none() {
+        if self.is_torn() && self.fault.is_none() {
             self.violated("transmit or receive", Violation::TornMemory);
         }
         RxCounts {

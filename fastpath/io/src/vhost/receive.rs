@@ -9,8 +9,9 @@ use super::ring::{Direction, INDIRECT, NEXT, Slot, Slots, Used, Violation, Vring
 use crate::frame::Piece;
 use crate::prefetch::{prefetch_address, prefetch_address_write};
 use crate::vnet::{self, VnetHeader};
-use crate::{BATCH, Frame, TxCounts};
+use crate::{BATCH, DirtyLog, Frame, TxCounts};
 use arrayvec::ArrayVec;
+use std::sync::Arc;
 
 /// What sending to a guest needs beside the ring.
 pub(super) struct Receive {
@@ -24,6 +25,8 @@ pub(super) struct Receive {
     header: u32,
     /// Frames may take several buffers (VIRTIO_NET_F_MRG_RXBUF).
     mergeable: bool,
+    /// While the guest migrates: then every frame takes the way of those that are not plain.
+    pub(super) log: Option<Arc<DirtyLog>>,
 }
 
 // SAFETY: the places lead to memory that `map` keeps mapped, on whatever thread.
@@ -71,6 +74,7 @@ impl Receive {
             used: ArrayVec::new(),
             header,
             mergeable,
+            log: None,
         }
     }
 
@@ -121,6 +125,7 @@ impl Receive {
                 continue;
             };
             if slot.flags & (NEXT | INDIRECT | WRITE) == WRITE
+                && self.log.is_none()
                 && let Some(at) = self.map.at(slot.address, slot.len)
             {
                 // The header is only read, as a rule.
@@ -255,7 +260,24 @@ impl Receive {
         let mut header = vnet::encode(frame.offload(), frame.bytes());
         header[10..].copy_from_slice(&(buffers as u16).to_le_bytes());
         self.write(&header, frame);
+        if self.log.is_some() {
+            self.mark(whole);
+        }
         Ok(Sent::Into(buffers))
+    }
+
+    /// Marks the first bytes of `pieces` as written.
+    #[cold]
+    fn mark(&self, mut bytes: u32) {
+        let Some(log) = &self.log else { return };
+        for piece in &self.pieces {
+            let n = piece.len.min(bytes);
+            // `walk` found the place in the guest's memory.
+            if let Some(address) = self.map.guest_address(piece.data) {
+                log.mark(address, n.into());
+            }
+            bytes -= n;
+        }
     }
 
     /// Header and frame into `pieces`, which have room for them.

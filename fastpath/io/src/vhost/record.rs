@@ -134,6 +134,7 @@ impl RingRecord {
         let before = VringConfig {
             base: place as u32,
             record: None,
+            inflight: None,
             kick: None,
             call: None,
             ..*config

@@ -9,7 +9,7 @@ use super::memory::{GuestMemory, MAX_REGIONS};
 use crate::BATCH;
 use crate::frame::Piece;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 /// What a driver did that no driver may do: it ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -196,6 +196,8 @@ pub(super) struct RingPart {
 
 // SAFETY: it leads to memory that is mapped as long as the port is there, on whatever thread; access is atomic.
 unsafe impl Send for RingPart {}
+// SAFETY: as above.
+unsafe impl Sync for RingPart {}
 
 impl RingPart {
     /// Finds a part of a ring. None if it is not in one region of the memory, or not aligned.
@@ -213,6 +215,12 @@ impl RingPart {
         // SAFETY: rings ask only for what lies in the bytes that `find` checked, which stay mapped as long as the
         // port, which holds the memory, lives.
         unsafe { self.base.as_ptr().add(offset) }
+    }
+
+    #[inline(always)]
+    pub(super) fn u8(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: as for `u16`.
+        unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@
 //!   descriptors: 16 bytes each    available: flags, idx, ring[size], used_event     used: flags, idx, {id, len}[size], avail_event
 //! ```
 
+use super::inflight::SplitInflight;
+use super::log::RingLog;
 use super::map::GuestMap;
 use super::memory::GuestMemory;
 use super::port::{VringConfig, VringError};
@@ -11,7 +13,9 @@ use super::ring::{
     Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, NEXT, RingPart, Slot, Slots, Used,
     Violation, Vring, add_pieces, check_direction, indirect_entries,
 };
+use crate::DirtyLog;
 use crate::frame::Piece;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
@@ -36,6 +40,8 @@ pub(super) struct SplitRing {
     event_idx: bool,
     in_order: bool,
     indirect: bool,
+    log: Option<RingLog>,
+    inflight: Option<SplitInflight>,
 }
 
 impl SplitRing {
@@ -56,7 +62,7 @@ impl SplitRing {
         // All that was ever taken was also completed when we stopped, or were killed: so the used index is where to go
         // on, whatever the front-end remembers.
         let next = used.u16(IDX).load(Acquire);
-        Ok(Self {
+        let mut ring = Self {
             descriptors: part("descriptor table", config.descriptors, 16 * n, 16)?,
             available: part("available ring", config.driver, 6 + 2 * n, 2)?,
             used,
@@ -68,7 +74,36 @@ impl SplitRing {
             event_idx: features & F_EVENT_IDX != 0,
             in_order: features & F_IN_ORDER != 0,
             indirect: features & F_INDIRECT_DESC != 0,
+            log: None,
+            inflight: None,
+        };
+        ring.open_inflight(config)?;
+        Ok(ring)
+    }
+
+    /// Has what is written marked in a dirty log.
+    pub(super) fn log_to(&mut self, log: Arc<DirtyLog>, address: u64) -> &RingLog {
+        let used = (address, 6 + 8 * u64::from(self.size));
+        self.log.insert(RingLog {
+            log,
+            used,
+            event: used,
         })
+    }
+
+    fn open_inflight(&mut self, config: &VringConfig) -> Result<(), VringError> {
+        let Some(region) = &config.inflight else {
+            return Ok(());
+        };
+        let (inflight, left) =
+            SplitInflight::open(region, self.size, self.used_next).ok_or(VringError::Inflight(self.size))?;
+        self.inflight = Some(inflight);
+        self.next = self.next.wrapping_add(left.len() as u16);
+        self.seen = self.next;
+        if !left.is_empty() {
+            self.complete(&left);
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -128,6 +163,12 @@ impl SplitRing {
     fn publish(&mut self, n: usize) {
         self.used_next = self.used_next.wrapping_add(n as u16);
         self.used.u16(IDX).store(self.used_next, Release);
+        if let Some(inflight) = &self.inflight {
+            inflight.used(self.used_next);
+        }
+        if let Some(log) = &self.log {
+            log.used();
+        }
     }
 }
 
@@ -248,6 +289,9 @@ impl Vring for SplitRing {
             self.used.u16(0).store(if yes { 0 } else { NO_NOTIFY }, Relaxed);
         }
         fence(SeqCst);
+        if let Some(log) = &self.log {
+            log.event();
+        }
     }
 
     fn base(&self) -> u32 {

@@ -325,7 +325,18 @@ pub const ALL: &[Behaviour] = &[
         name: "writable_in_an_indirect_table_of_transmit",
         does: "sends an indirect table with an entry that the device is to write",
         expect: Expect::Fault("a buffer to transmit that the device is to write"),
-        kind: Kind::Both,
+        kind: Kind::Split,
+        act: |s| {
+            let at = s.buffer(100);
+            let table = s.table(&linked(vec![readable(at, 112), writable(at, 10)]));
+            s.sends(&[indirect(table, 32)]);
+        },
+    },
+    Behaviour {
+        name: "writable_in_a_packed_indirect_table_of_transmit",
+        does: "sends an indirect table with an entry that the device is to write, as DPDK does",
+        expect: Expect::Served(1),
+        kind: Kind::Packed,
         act: |s| {
             let at = s.buffer(100);
             let table = s.table(&linked(vec![readable(at, 112), writable(at, 10)]));

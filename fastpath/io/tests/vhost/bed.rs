@@ -49,6 +49,7 @@ pub fn vring(ram: &GuestRam, queue: &Queue) -> VringConfig {
         call: Some(queue.call_fd()),
         record: None,
         log_address: None,
+        inflight: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub fn config(guest: &Guest) -> VhostConfig {
     VhostConfig {
         memory: memory(&guest.ram),
         features: guest.features,
+        log: None,
         transmit: Some(vring(&guest.ram, &pair.tx)),
         receive: Some(vring(&guest.ram, &pair.rx)),
     }

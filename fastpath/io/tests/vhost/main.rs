@@ -1,7 +1,9 @@
 //! vhost-user ports against a driver that was written from the specification: what must work.
 
 mod bed;
+mod inflight;
 mod life;
+mod log;
 mod memory;
 mod notify;
 mod offload;

@@ -104,6 +104,7 @@ fn rings_lie_in_whatever_region() {
         let config = VhostConfig {
             memory: memory(&guest.ram),
             features: guest.features,
+            log: None,
             transmit: Some(vring(&guest.ram, &second.pairs[0].tx)),
             receive: Some(vring(&guest.ram, &guest.pairs[0].rx)),
         };
@@ -141,6 +142,7 @@ fn rings_outside_the_memory_or_unaligned_are_refused() {
                         VhostConfig {
                             memory: config.memory.clone(),
                             features: guest.features,
+                            log: None,
                             transmit: None,
                             receive: Some(vring(&guest.ram, &guest.pairs[0].rx)),
                         },
