@@ -11,6 +11,8 @@ use super::facts::{AfXdpMode, AttachedProgram, Facts, InterfaceFacts, KernelVers
 use super::links::Link;
 use super::napi::NapiKnobs;
 
+/// Files that 250 vhost-user ports of one queue pair take.
+const FEW_FILES: u64 = 4096;
 /// 64 MiB: what a port with a few queues asks the kernel to pin.
 const SMALL_MEMLOCK: u64 = 64 << 20;
 
@@ -231,6 +233,15 @@ fn memory(facts: &Facts, out: &mut Findings) {
             Some("LimitMEMLOCK=infinity in the systemd unit, `ulimit -l unlimited`, or CAP_IPC_LOCK".into()),
         ),
         _ => out.ok("memory may be locked without limit"),
+    }
+    match facts.open_files {
+        Some(limit) if limit < FEW_FILES => out.add(
+            Severity::Info,
+            format!("at most {limit} files may be open"),
+            "a vhost-user port takes about 8, and 8 for each of its queue pairs",
+            Some("LimitNOFILE=65536 in the systemd unit, or `ulimit -n 65536`".into()),
+        ),
+        _ => {}
     }
     let free: u64 = facts.huge_pages.iter().map(|pages| pages.free * pages.kib).sum();
     if free == 0 {
@@ -566,6 +577,7 @@ pub(super) mod tests {
                 .map(|name| (name, true))
                 .into(),
             memlock: None,
+            open_files: None,
             huge_pages: vec![HugePages {
                 node: 0,
                 kib: 2048,
@@ -645,6 +657,9 @@ pub(super) mod tests {
         ("memory", Severity::Bad, "at most 8192 KiB", |f| {
             f.memlock = Some(8 << 20);
             f.capabilities.insert("IPC_LOCK", false);
+        }),
+        ("memory", Severity::Info, "at most 1024 files", |f| {
+            f.open_files = Some(1024)
         }),
         ("memory", Severity::Warn, "no free huge pages: ", |f| {
             f.huge_pages[0].free = 0

@@ -43,6 +43,8 @@ pub(crate) struct Facts {
     pub(crate) capabilities: BTreeMap<&'static str, bool>,
     /// RLIMIT_MEMLOCK in bytes; `None`: unlimited.
     pub(crate) memlock: Option<u64>,
+    /// RLIMIT_NOFILE: files that may be open at a time; `None`: unlimited.
+    pub(crate) open_files: Option<u64>,
     /// Reserved huge pages by size and node.
     pub(crate) huge_pages: Vec<HugePages>,
     /// The mode of transparent huge pages: always, madvise, never.
@@ -172,6 +174,7 @@ impl Facts {
             unprivileged_bpf_disabled: unprivileged.and_then(|text| text.parse().ok()),
             capabilities: capabilities(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default()),
             memlock: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             huge_pages: huge_pages(Path::new("/sys/devices/system/node")),
             transparent_huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .as_deref()
