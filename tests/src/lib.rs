@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   Netns ── Veth ── Netns          traffic: ping · iperf · tcp · flow (counted) · raw (exact bytes)
-//!     │                │            peers:   Vxlan · Ovs · XskPeer
+//!     │                │            peers:   Vxlan · Ovs · XskPeer · Testpmd
 //!   Daemon           peer           processes: Proc (log, process group, dies with the test)
 //! ```
 //!
@@ -32,6 +32,7 @@ mod pods;
 mod proc;
 mod raw;
 mod tcp;
+mod testpmd;
 mod vxlan;
 mod xdp;
 mod xsk_peer;
@@ -51,6 +52,7 @@ pub use pods::{Pods, numbered};
 pub use proc::Proc;
 pub use raw::RawPort;
 pub use tcp::{TcpProbe, TcpProbeReport, tcp_echo, tcp_refused};
+pub use testpmd::{PortStats, Testpmd};
 pub use vxlan::Vxlan;
 pub use xdp::foreign_xdp;
 pub use xsk_peer::XskPeer;

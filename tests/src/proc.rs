@@ -3,8 +3,8 @@
 use crate::Netns;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub struct Proc {
     name: String,
     child: Child,
+    input: Option<ChildStdin>,
     log: Arc<Mutex<Vec<String>>>,
     status: Option<ExitStatus>,
 }
@@ -31,19 +32,27 @@ impl Proc {
         Proc::start_with(ns, words, &[])
     }
 
+    /// The same for a program that reads commands: see [`Proc::say`].
+    #[track_caller]
+    pub fn start_fed<S: AsRef<str>>(ns: &Netns, words: &[S]) -> Proc {
+        Proc::spawn(ns, words, &[], Stdio::piped())
+    }
+
     /// The same, with variables added to the environment.
     #[track_caller]
     pub fn start_with<S: AsRef<str>>(ns: &Netns, words: &[S], env: &[(&str, &str)]) -> Proc {
+        Proc::spawn(ns, words, env, Stdio::null())
+    }
+
+    #[track_caller]
+    fn spawn<S: AsRef<str>>(ns: &Netns, words: &[S], env: &[(&str, &str)], input: Stdio) -> Proc {
         let mut all = ns.prefix();
         all.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned));
         all.extend(words.iter().map(|w| w.as_ref().to_owned()));
         let name = words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
         let mut command = Command::new(&all[0]);
         command.args(&all[1..]).envs(env.iter().copied());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
             .spawn()
             .unwrap_or_else(|e| {
@@ -54,6 +63,7 @@ impl Proc {
         keep(child.stderr.take(), &log);
         Proc {
             name,
+            input: child.stdin.take(),
             child,
             log,
             status: None,
@@ -63,6 +73,21 @@ impl Proc {
     /// Its process id (the program's own: `ip netns exec` and setpriv exec it).
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// If it reads none, or has ended; with its log.
+    #[track_caller]
+    pub fn say(&mut self, line: &str) {
+        let said = self.input.as_mut().map(|input| writeln!(input, "{line}"));
+        assert!(
+            matches!(said, Some(Ok(()))),
+            "`{}` does not take `{line}` ({said:?}); it printed:\n{}",
+            self.name,
+            self.tail()
+        );
     }
 
     /// All lines it has printed so far, on both streams.
