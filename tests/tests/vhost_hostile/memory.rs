@@ -2,7 +2,7 @@
 
 use crate::scene::{Behaviour, Expect, Hostile, PROTOCOL};
 use clearway_virtio_mock::{RamRegion, memory_table, protocol, region, request, state, words};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Negotiates, without slots for memory.
 fn greet(h: &mut Hostile) {
@@ -160,10 +160,19 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "memory_in_an_eventfd",
         does: "shares an eventfd as memory",
-        expect: Expect::Ends("ends behind its file of 0 bytes"),
+        expect: Expect::Ends("memory must be a memfd"),
         act: |h| {
             let fd = h.guest.tx().kick_fd();
             share_file(h, fd.as_fd());
+        },
+    },
+    Behaviour {
+        name: "memory_in_another_file_system",
+        does: "shares a file whose pages may have to be fetched",
+        expect: Expect::Ends("memory must be a memfd"),
+        act: |h| {
+            let file = std::fs::File::open("/proc/version").expect("a file");
+            share_file(h, file.as_fd());
         },
     },
     Behaviour {
@@ -180,9 +189,9 @@ pub const ALL: &[Behaviour] = &[
         does: "shares a file that is open for reading only",
         expect: Expect::Ends("mapping memory region"),
         act: |h| {
-            let file = tempfile::NamedTempFile::new().expect("a file");
-            file.as_file().set_len(4 << 20).expect("a long file");
-            let file = std::fs::File::open(file.path()).expect("the file");
+            let one = RamRegion::new(1 << 50, 1 << 50, 4 << 20);
+            let path = format!("/proc/self/fd/{}", one.file.as_raw_fd());
+            let file = std::fs::File::open(path).expect("the file");
             share_file(h, file.as_fd());
         },
     },
