@@ -19,6 +19,8 @@
 
 mod device;
 mod features;
+#[cfg(test)]
+mod fuzz;
 mod guest;
 mod link;
 mod socket;
