@@ -3,8 +3,8 @@
 
 use clearway_tests::frame::Mac;
 use clearway_tests::{
-    Daemon, DaemonBuilder, Flow, Netns, Ping, Pods, Veth, command, iperf_tcp, iperf_udp, ready, tcp_echo,
-    wait_for,
+    Daemon, DaemonBuilder, Flow, Netns, Overlay, Ping, Pods, Underlay, Veth, command, iperf_tcp, iperf_udp,
+    ready, tcp_echo, wait_for,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -378,4 +378,43 @@ fn a_pod_on_a_tap_talks_with_one_on_a_veth() {
     let cut = daemon.ledger();
     assert!(cut.segments > 1000, "{}", daemon.explain());
     daemon.assert_ledger();
+}
+
+/// The same through a tunnel: each part has outer headers of its own.
+#[test]
+fn a_pod_on_a_tap_talks_through_vxlan() {
+    if !ready() {
+        return;
+    }
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let scene = Overlay::new(Pods::new(0), 1, underlay, 1600);
+        let station = Mac::local(0x600);
+        scene.vxlan(0, "vx0", 100, station, "");
+        let (pod, remote) = (Netns::new("pod"), scene.remote(0));
+        let tap = format!(
+            "  pod: {{kind: tap, interface: eth0, netns: {}, access: lan}}\nvteps",
+            pod.name()
+        );
+        let config = scene.config(0, "", "").replace("vteps", &tap);
+        let daemon = Daemon::start(&scene.pods.fwd, &config);
+        pod.addr("eth0", "10.0.0.1/24");
+        pod.addr("eth0", "fd00::1/64");
+        let (ip4, ip6) = (Overlay::ip4(0), Overlay::ip6(0));
+        Ping::new(&ip4).all(&pod);
+        Ping::new(&ip6).args("-M do -s 1452").all(&pod);
+        for (from, to, ip4, ip6) in [
+            (&pod, remote, ip4.as_str(), ip6.as_str()),
+            (remote, &pod, "10.0.0.1", "fd00::1"),
+        ] {
+            tcp_echo(from, to, ip4, 3_000_000);
+            tcp_echo(from, to, ip6, 3_000_000);
+            assert!(iperf_tcp(from, to, ip4, 1, "").mbits > 20.0);
+            Flow::start(from, to, ip4, 2000, 200)
+                .run(Duration::from_millis(500))
+                .assert_whole();
+        }
+        assert!(daemon.ledger().segments > 1000, "{}", daemon.explain());
+        daemon.assert_ledger();
+        daemon.stop();
+    }
 }

@@ -538,7 +538,7 @@ impl Opener<'_> {
         let Some(umem) = umem else {
             return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
         };
-        match Guest::new(port, umem) {
+        match Guest::new(port, umem, self.state_dir) {
             Ok(guest) => Ok(Open {
                 queues: Vec::new(),
                 guest: Some(guest),

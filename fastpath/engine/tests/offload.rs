@@ -6,7 +6,7 @@ use clearway_engine::*;
 use clearway_io::{Frame, Offload, Offloads};
 use clearway_wire::checksum::{L4Checksum, l4_checksum};
 use clearway_wire::{EtherType, Ipv4Packet, MacAddr, MappedIp, icmpv4, vxlan_datagram};
-use common::packet::{DST, Packet, SRC};
+use common::packet::Packet;
 use common::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -428,7 +428,7 @@ fn out_of_a_tunnel_what_was_undone_outside_is_forgotten() {
         IpAddr::from([10, 0, 0, 2]),
         IpAddr::from([10, 0, 0, 1]),
     ));
-    let mut wrap = |bed: &mut Bed, inner: &[u8]| {
+    let wrap = |bed: &mut Bed, inner: &[u8]| {
         let region = bed.umem.id();
         let mut frame = bed.pools.frame_from(region, inner).expect("chunk");
         assert!(rewrite.as_ref().expect("one family").push(&mut frame, vni(5001)));

@@ -48,7 +48,8 @@ pub use table::TableMemory;
 pub use tap::{TapDevice, TapError, TapPort};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use vhost::{
-    GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec, VhostConfig, VhostPort, VringConfig, VringError,
+    GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec, RingFile, RingRecord, VhostConfig, VhostPort,
+    VringConfig, VringError,
 };
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,

@@ -33,6 +33,9 @@ use super::{Answer, Ask};
 /// after a migration (21), several queues (22).
 const NET_FEATURES: u64 = 1 << 3 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 22;
 
+/// VIRTIO_F_RING_PACKED and VIRTIO_F_IN_ORDER (virtio 1.2 §6).
+const RING_PACKED: u64 = 1 << 34;
+const IN_ORDER: u64 = 1 << 35;
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// All that is offered.
@@ -70,6 +73,8 @@ struct Ring {
     /// SET_VRING_ENABLE; none: it was never sent.
     enabled: Option<bool>,
     started: bool,
+    /// The base is the front-end's, and no port has used it yet.
+    told: bool,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
 }
@@ -78,6 +83,15 @@ impl Ring {
     fn stop(&mut self) {
         self.started = false;
         self.kick = None;
+    }
+
+    /// Has the driver look at its ring: who had it before may have ended, or been killed, between using buffers and
+    /// saying so.
+    fn call_once(&self) {
+        if let Some(call) = &self.call {
+            // The descriptor does not block; a counter that is full has the driver look anyway.
+            let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
+        }
     }
 
     /// The ring for a port; none: it is not started yet.
@@ -94,6 +108,7 @@ impl Ring {
             enabled: self.enabled.unwrap_or(enabled_by_itself),
             kick: self.kick.as_ref().map(OwnedFd::try_clone).transpose()?,
             call: self.call.as_ref().map(OwnedFd::try_clone).transpose()?,
+            record: None,
             log_address: addresses.log,
         }))
     }
@@ -208,8 +223,13 @@ impl Device {
                 "duplicating an event descriptor failed: {error}; raise `ulimit -n`"
             ))
         };
-        let receive = rings[0].config(by_itself).map_err(duplicating)?;
-        let transmit = rings[1].config(by_itself).map_err(duplicating)?;
+        let mut receive = rings[0].config(by_itself).map_err(duplicating)?;
+        let mut transmit = rings[1].config(by_itself).map_err(duplicating)?;
+        if features & RING_PACKED != 0 {
+            let in_order = features & IN_ORDER != 0;
+            self.resume(2 * pair, receive.as_mut(), &memory, false)?;
+            self.resume(2 * pair + 1, transmit.as_mut(), &memory, in_order)?;
+        }
         if receive.is_none() && transmit.is_none() {
             return Ok(());
         }
@@ -229,6 +249,45 @@ impl Device {
         };
         self.running[pair] = true;
         (self.control)(Ask::Add(pair as u16, Box::new(port))).map_err(wrong)?;
+        for ring in &mut self.rings[2 * pair..2 * pair + 2] {
+            if ring.started && std::mem::take(&mut ring.told) {
+                ring.call_once();
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a packed ring go on where it was, if this is the first that is heard of it since a crash.
+    fn resume(
+        &mut self,
+        index: usize,
+        config: Option<&mut VringConfig>,
+        memory: &GuestMemory,
+        in_order: bool,
+    ) -> Result<()> {
+        let (Some(config), Some(record)) = (config, self.shared.records.ring(index)) else {
+            return Ok(());
+        };
+        let ring = &mut self.rings[index];
+        if ring.told {
+            // Memory that comes in slots may not be all there yet.
+            match record.resume(config, memory, in_order) {
+                Ok(base) => {
+                    if base != config.base {
+                        tracing::info!(
+                            ring = index,
+                            from = config.base,
+                            to = base,
+                            "a packed ring goes on where it was"
+                        );
+                    }
+                    (ring.base, config.base) = (base, base);
+                }
+                Err(error) if self.slots => tracing::debug!(ring = index, %error, "waiting for its memory"),
+                Err(error) => return Err(wrong(error)),
+            }
+        }
+        config.record = Some(record);
         Ok(())
     }
 
@@ -404,12 +463,15 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        self.change(index, |ring| ring.base = base)
+        self.change(index, |ring| (ring.base, ring.told) = (base, true))
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.change(index, Ring::stop)?;
         let base = self.ring(index)?.base;
+        if let Some(record) = self.shared.records.ring(index as usize) {
+            record.agree(base);
+        }
         Ok(VhostUserVringState::new(index, base))
     }
 
@@ -423,7 +485,12 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let call = event(fd)?;
-        self.change(index.into(), |ring| ring.call = call)
+        self.change(index.into(), |ring| ring.call = call)?;
+        let ring = self.ring(index.into())?;
+        if ring.started {
+            ring.call_once();
+        }
+        Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {

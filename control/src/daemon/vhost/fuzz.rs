@@ -2,12 +2,17 @@
 //! over, no worker has a ring of it. Runs briefly as a test, and as long as one likes with `make fuzz`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use clearway_io::{EventFd, FrameBatch, HugePages, PoolSet, Port, RegionId, Umem, UmemGeometry, VhostPort};
+use clearway_io::{
+    EventFd, FrameBatch, HugePages, PoolSet, Port, RegionId, RingFile, Umem, UmemGeometry, VhostPort,
+};
 use clearway_virtio_mock::{
     FrontEnd, Guest, GuestOptions, Shape, addresses, feature, memory_table, protocol, region, request, state,
     words,
@@ -192,7 +197,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn connection(umem: &Umem, kind: u8, ops: &[Op]) {
+fn connection(umem: &Umem, file: &Path, kind: u8, ops: &[Op]) {
     let options = GuestOptions {
         features: VhostPort::FEATURES
             & if kind & 1 == 0 {
@@ -221,7 +226,18 @@ fn connection(umem: &Umem, kind: u8, ops: &[Op]) {
         region: umem.id(),
     }));
     let asked = worker.clone();
-    let shared = Arc::new(Shared::new(None, EventFd::new().expect("an eventfd")));
+    let records = Arc::new(RingFile::open(file, 4).expect("a file"));
+    // What a daemon that crashed left behind: what the last run did, or other places in the same rings.
+    if let (true, Some((_, _, _, place))) = (kind & 32 != 0, ops.first()) {
+        let file = File::options().write(true).open(file).expect("the file");
+        for ring in 0..4 {
+            let place = place.rotate_left(11 * ring) & 0x001f_001f_800f_800f;
+            file.write_all_at(&place.to_le_bytes(), u64::from(ring) * 64 + 16)
+                .expect("a place");
+        }
+    }
+    let wake = EventFd::new().expect("an eventfd");
+    let shared = Arc::new(Shared::new(None, records, wake));
     let control = Box::new(move |ask| Ok(lock(&asked).answer(ask)));
     let device = Device::new(control, shared, umem.clone(), 2);
     let (ours, theirs) = UnixStream::pair().expect("sockets");
@@ -271,10 +287,12 @@ fn fuzz_vhost_messages() {
         chunks: CHUNKS,
         huge_pages: HugePages::Off,
     };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("rings");
     // A mutex, since that is what may be seen by what comes after a panic.
     let umem = Mutex::new(Umem::new(geometry).expect("memory"));
     bolero::check!()
         .with_type::<(u8, Vec<Op>)>()
         .with_iterations(2000)
-        .for_each(|(kind, ops)| connection(&lock(&umem).clone(), *kind, ops));
+        .for_each(|(kind, ops)| connection(&lock(&umem).clone(), &file, *kind, ops));
 }

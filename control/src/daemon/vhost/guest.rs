@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clearway_config::{Name, Port};
-use clearway_io::{EventFd, Umem};
+use clearway_io::{EventFd, RingFile, Umem};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::device::Device;
@@ -56,16 +56,19 @@ pub(super) struct Shared {
     /// Why the port's thread is to drop its connection.
     fault: Mutex<Option<String>>,
     mtu_limit: Mutex<Option<u16>>,
+    /// Where packed rings are.
+    pub(super) records: Arc<RingFile>,
     ended: std::sync::atomic::AtomicBool,
     wake: EventFd,
 }
 
 impl Shared {
-    pub(super) fn new(mtu_limit: Option<u16>, wake: EventFd) -> Self {
+    pub(super) fn new(mtu_limit: Option<u16>, records: Arc<RingFile>, wake: EventFd) -> Self {
         Self {
             status: Mutex::default(),
             fault: Mutex::default(),
             mtu_limit: Mutex::new(mtu_limit),
+            records,
             ended: false.into(),
             wake,
         }
@@ -82,6 +85,22 @@ impl Shared {
 
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Where the positions of a port's packed rings are kept. By the socket: what else tells that the guests are the same?
+fn records(socket: &Path, pairs: u16, state_dir: &Path) -> Result<Arc<RingFile>, OpenError> {
+    let name = socket.display().to_string().replace('/', "%");
+    // A file's name has at most 255 bytes.
+    let start = name.len() - name.len().min(200);
+    let end = (start..).find(|at| name.is_char_boundary(*at)).unwrap_or(start);
+    let path = state_dir.join(format!("rings-{}", &name[end..]));
+    match RingFile::open(&path, 2 * usize::from(pairs)) {
+        Ok(file) => Ok(Arc::new(file)),
+        Err(error) => Err(OpenError::Fatal(format!(
+            "opening {} for the positions of its guest's rings failed: {error}; make the folder writable or choose another --state-dir",
+            path.display()
+        ))),
     }
 }
 
@@ -107,7 +126,7 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Makes the socket, if it is ours to make; nobody is served yet.
-    pub(crate) fn new(port: &Port, umem: Umem) -> Result<Self, OpenError> {
+    pub(crate) fn new(port: &Port, umem: Umem, state_dir: &Path) -> Result<Self, OpenError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Some(path) = port.socket.clone() else {
             return Err(OpenError::Fatal("a vhost-user port without a socket".to_owned()));
@@ -115,6 +134,7 @@ impl Guest {
         let wake = EventFd::new().map_err(|error| {
             OpenError::Fatal(format!("making an eventfd failed: {error}; raise `ulimit -n`"))
         })?;
+        let records = records(&path, port.queue_pairs(), state_dir)?;
         let place = if port.client {
             Place::Client(path)
         } else {
@@ -125,7 +145,7 @@ impl Guest {
             place,
             pairs: port.queue_pairs(),
             umem,
-            shared: Arc::new(Shared::new(port.mtu, wake)),
+            shared: Arc::new(Shared::new(port.mtu, records, wake)),
         })
     }
 

@@ -15,6 +15,7 @@ mod memory;
 mod packed;
 mod port;
 mod receive;
+mod record;
 mod ring;
 mod sigbus;
 mod split;
@@ -22,3 +23,4 @@ mod transmit;
 
 pub use memory::{GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec};
 pub use port::{VhostConfig, VhostPort, VringConfig, VringError};
+pub use record::{RingFile, RingRecord};

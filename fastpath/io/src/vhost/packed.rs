@@ -8,6 +8,7 @@
 use super::map::GuestMap;
 use super::memory::GuestMemory;
 use super::port::{VringConfig, VringError};
+use super::record::RingRecord;
 use super::ring::{
     Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, NEXT, RingPart, Slot, Slots, Used,
     Violation, Vring, WRITE, add_pieces, check_direction, indirect_entries,
@@ -67,6 +68,7 @@ pub(super) struct PackedRing {
     event_idx: bool,
     in_order: bool,
     indirect: bool,
+    record: Option<RingRecord>,
 }
 
 impl PackedRing {
@@ -98,7 +100,67 @@ impl PackedRing {
             event_idx: features & F_EVENT_IDX != 0,
             in_order: features & F_IN_ORDER != 0,
             indirect: features & F_INDIRECT_DESC != 0,
+            record: config.record.clone(),
         })
+    }
+
+    /// Whether a device has ever given something back on it: no driver sets USED on the first lap of a ring, and later
+    /// some descriptor always has it.
+    pub(super) fn is_used(&self) -> bool {
+        (0..self.size).any(|index| (self.rest(index) >> FLAGS) as u16 & USED != 0)
+    }
+
+    /// Finishes giving back `buffers` that take up `descriptors`, in which a device was interrupted. The driver sees them
+    /// when the first is marked as used. One that was not, and is alone, is left to be taken again; several may be marked
+    /// in part, so all are given back as they are, with nothing in them. Those have one descriptor each.
+    pub(super) fn settle(&mut self, buffers: u16, descriptors: u16, in_order: bool) {
+        let start = self.next;
+        if buffers == 0 || descriptors > self.size {
+            return;
+        }
+        let is_used = |rest: u64, at: Position| {
+            let flags = (rest >> FLAGS) as u16;
+            (flags & AVAIL != 0) == at.wrap && (flags & USED != 0) == at.wrap
+        };
+        if !is_used(self.rest(start.index), start) {
+            // In order there is one mark for all: then none was made.
+            if buffers == 1 || buffers != descriptors || in_order {
+                return;
+            }
+            for n in (0..buffers).rev() {
+                let at = start.plus(n, self.size);
+                let rest = self.rest(at.index);
+                if !is_used(rest, at) {
+                    self.write_used(at, (rest >> 32) as u16, 0);
+                }
+            }
+        }
+        self.next = start.plus(descriptors, self.size);
+        self.used_next = self.next;
+    }
+
+    fn here(&self) -> u32 {
+        self.used_next.to_bits().into()
+    }
+
+    /// Gives back buffers of which the driver sees all or none, because one mark tells it.
+    #[inline(always)]
+    fn recorded(&mut self, buffers: &[Used], give_back: impl FnOnce(&Self)) {
+        // One by one: a driver that lies may have chains that add up to more than the ring.
+        let after = buffers.iter().fold(self.used_next, |at, buffer| {
+            at.plus(buffer.descriptors, self.size)
+        });
+        if let Some(record) = &self.record {
+            let descriptors = buffers
+                .iter()
+                .fold(0, |sum: u16, buffer| sum.saturating_add(buffer.descriptors));
+            record.begin(self.here(), buffers.len() as u16, descriptors);
+        }
+        give_back(self);
+        self.used_next = after;
+        if let Some(record) = &self.record {
+            record.commit(self.here());
+        }
     }
 
     /// The second half of a descriptor: length, id, flags. Whoever reads it before the address, as here, gets what the
@@ -240,14 +302,23 @@ impl Vring for PackedRing {
             return;
         };
         let start = self.used_next;
-        let mut at = start.plus(first.descriptors, self.size);
-        for buffer in others {
-            self.write_used(at, buffer.id, buffer.len);
-            at = at.plus(buffer.descriptors, self.size);
+        if used.iter().any(|buffer| buffer.descriptors != 1) {
+            for buffer in used {
+                self.recorded(std::slice::from_ref(buffer), |ring| {
+                    ring.write_used(ring.used_next, buffer.id, buffer.len);
+                });
+            }
+            return;
         }
-        // The first one last: the driver, which waits there, then finds them all.
-        self.write_used(start, first.id, first.len);
-        self.used_next = at;
+        self.recorded(used, |ring| {
+            let mut at = start;
+            for buffer in others {
+                at = at.plus(1, ring.size);
+                ring.write_used(at, buffer.id, buffer.len);
+            }
+            // The first one last: the driver, which waits there, then finds them all.
+            ring.write_used(start, first.id, first.len);
+        });
     }
 
     #[inline(always)]
@@ -255,11 +326,7 @@ impl Vring for PackedRing {
         match used.last() {
             // §2.8.9, in order: one used descriptor, with the last one's id, stands for the batch.
             Some(last) if self.in_order => {
-                let start = self.used_next;
-                for buffer in used {
-                    self.used_next = self.used_next.plus(buffer.descriptors, self.size);
-                }
-                self.write_used(start, last.id, 0);
+                self.recorded(used, |ring| ring.write_used(ring.used_next, last.id, 0));
             }
             _ => self.complete(used),
         }

@@ -4,6 +4,7 @@ use super::GuestMemory;
 use super::map::GuestMap;
 use super::packed::PackedRing;
 use super::receive::Receive;
+use super::record::RingRecord;
 use super::ring::{F_RING_PACKED, Violation, Vring};
 use super::split::SplitRing;
 use super::transmit::Transmit;
@@ -31,6 +32,8 @@ pub struct VringConfig {
     pub kick: Option<OwnedFd>,
     /// An eventfd, to be signalled when buffers were used; none: the front-end polls.
     pub call: Option<OwnedFd>,
+    /// Where a packed ring's position is kept for the case that this process is killed.
+    pub record: Option<RingRecord>,
     /// Guest address that stands for the used ring in the dirty log (VHOST_VRING_F_LOG).
     pub log_address: Option<u64>,
 }

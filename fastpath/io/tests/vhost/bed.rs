@@ -47,6 +47,7 @@ pub fn vring(ram: &GuestRam, queue: &Queue) -> VringConfig {
         enabled: true,
         kick: Some(queue.kick_fd()),
         call: Some(queue.call_fd()),
+        record: None,
         log_address: None,
     }
 }
