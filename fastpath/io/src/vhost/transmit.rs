@@ -19,6 +19,10 @@ pub(super) const MAX_FRAME: u32 = 65_535 + 14 + 8;
 
 /// A queue that gave so many frames last time is busy: then it is worth waiting for more.
 const BUSY: usize = 16;
+/// Bytes that a queue gives in one turn, more or less: of small and full-size frames a whole batch, of packets of 64 KiB a
+/// few, so that the other ports of the worker need not wait for megabytes to be copied.
+const BUDGET: u32 = 256 << 10;
+
 /// How often a busy queue is asked again before its frames are taken.
 const PATIENCE: usize = 64;
 
@@ -84,11 +88,13 @@ impl Transmit {
         let before = batch.len();
         let mut result = Ok(());
         let mut done = 0;
-        while done < n {
+        let mut bytes = 0u32;
+        while done < n && bytes < BUDGET {
             let slot = self.slots[done];
             // What most of them are; made where it stays: moving a frame that was just written would wait for the writes.
             let taken = match self.plain(self.places[done], slot.len, pool) {
                 Some(frame) => {
+                    bytes += frame.len();
                     batch.push(frame);
                     Ok(Taken::Frame)
                 }
