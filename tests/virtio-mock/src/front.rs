@@ -358,9 +358,17 @@ impl FrontEnd {
     /// # Errors
     /// Those of [`FrontEnd::ask`], and a refusal.
     pub fn start_ring(&self, ram: &GuestRam, index: u32, queue: &Queue) -> io::Result<()> {
+        self.start_ring_at(ram, index, queue, queue.ring.base())
+    }
+
+    /// Starts one ring with this base, whatever the driver knows.
+    ///
+    /// # Errors
+    /// Those of [`FrontEnd::ask`], and a refusal.
+    pub fn start_ring_at(&self, ram: &GuestRam, index: u32, queue: &Queue, base: u32) -> io::Result<()> {
         let size = queue.ring.size().into();
         self.must(request::SET_VRING_NUM, &state(index, size), &[])?;
-        self.must(request::SET_VRING_BASE, &state(index, queue.ring.base()), &[])?;
+        self.must(request::SET_VRING_BASE, &state(index, base), &[])?;
         self.must(request::SET_VRING_ADDR, &addresses(index, 0, ram, queue, 0), &[])?;
         let number = words(&[index.into()]);
         self.must(request::SET_VRING_CALL, &number, &[queue.call.as_fd()])?;
