@@ -164,7 +164,7 @@ impl SplitRing {
         self.ram.write(self.table + 16 * u64::from(index), &bytes);
     }
 
-    /// Writes the next entry of the avail ring, which [`SplitRing::publish`] shows.
+    /// Writes the next entry of the avail ring, which `SplitRing::publish` shows.
     pub fn put_head(&mut self, head: u16) {
         let slot = u64::from(self.next % self.options.size);
         self.ram.set_u16(self.avail + 4 + 2 * slot, head);
@@ -208,7 +208,7 @@ impl SplitRing {
         self.ram.u16(self.used + 2)
     }
 
-    /// Where [`SplitRing::publish`] was last.
+    /// Where `SplitRing::publish` was last.
     #[must_use]
     pub fn published(&self) -> u16 {
         self.published
