@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of frames that only ask whether frames cross.
+const PROBE: u32 = u32::MAX - 1;
 const PROTOCOL: u64 =
     protocol::MQ | protocol::REPLY_ACK | protocol::MTU | protocol::CONFIGURE_MEM_SLOTS | protocol::STATUS;
 
@@ -26,6 +28,8 @@ struct Station {
     path: PathBuf,
     listener: Option<UnixListener>,
     mac: [u8; 6],
+    /// Probes that arrived.
+    probes: usize,
 }
 
 impl Scene {
@@ -60,6 +64,7 @@ impl Scene {
             listener: self.client.then(|| UnixListener::bind(&path).expect("a socket")),
             path,
             mac: [2, 0, 0, 0, 8, name.as_bytes()[0]],
+            probes: 0,
         }
     }
 }
@@ -102,49 +107,51 @@ impl Station {
 
     /// Frames from another station, in the order of their numbers, until there are `n`.
     fn receive(&mut self, from: &Station, n: usize) -> Vec<(u32, usize)> {
-        self.receive_within(from, n, PATIENCE)
+        let mut got = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while got.len() < n && Instant::now() < end {
+            got.extend(self.arrived(from));
+        }
+        got.sort_unstable();
+        got
     }
 
-    fn receive_within(&mut self, from: &Station, n: usize, limit: Duration) -> Vec<(u32, usize)> {
+    /// What has arrived from another station, probes counted apart.
+    fn arrived(&mut self, from: &Station) -> Vec<(u32, usize)> {
         let mut got = Vec::new();
-        let end = Instant::now() + limit;
-        while got.len() < n && Instant::now() < end {
-            for pair in &mut self.guest.pairs {
-                while let Some(one) = pair.rx.receive() {
-                    let frame = one.frame;
-                    if frame.len() < 18 || frame[..6] != self.mac || frame[6..12] != from.mac {
-                        continue;
-                    }
-                    let number = u32::from_be_bytes([frame[14], frame[15], frame[16], frame[17]]);
-                    let bytes = (18..frame.len()).map(|i| (i as u32).wrapping_mul(number + 1) as u8);
-                    assert!(
-                        bytes.eq(frame[18..].iter().copied()),
-                        "the bytes of frame {number}"
-                    );
+        for pair in &mut self.guest.pairs {
+            while let Some(one) = pair.rx.receive() {
+                let frame = one.frame;
+                if frame.len() < 18 || frame[..6] != self.mac || frame[6..12] != from.mac {
+                    continue;
+                }
+                let number = u32::from_be_bytes([frame[14], frame[15], frame[16], frame[17]]);
+                let bytes = (18..frame.len()).map(|i| (i as u32).wrapping_mul(number + 1) as u8);
+                assert!(
+                    bytes.eq(frame[18..].iter().copied()),
+                    "the bytes of frame {number}"
+                );
+                if number == PROBE {
+                    self.probes += 1;
+                } else {
                     got.push((number, frame.len()));
                 }
             }
-            self.refill();
         }
-        got.sort_unstable();
+        self.refill();
         got
     }
 }
 
 /// Waits until frames cross: the tables hear of a port that is up a moment after its guest does.
 fn settle(a: &mut Station, b: &mut Station) {
-    let probe = u32::MAX - 1;
     for _ in 0..2 {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            a.send(b, probe, 60);
-            if !b.receive_within(a, 1, Duration::from_millis(100)).is_empty() {
-                break;
-            }
-            assert!(Instant::now() < end, "no frame crosses");
-        }
-        // One that was late.
-        b.receive_within(a, 100, Duration::from_millis(50));
+        b.probes = 0;
+        wait_for("frames cross", PATIENCE, || {
+            a.send(b, PROBE, 60);
+            assert_eq!(b.arrived(a), []);
+            (b.probes > 0).then_some(())
+        });
         std::mem::swap(a, b);
     }
 }
