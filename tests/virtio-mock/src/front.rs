@@ -414,7 +414,8 @@ impl FrontEnd {
         for index in 0..2 * guest.pairs.len() as u32 {
             self.enable(index, true)?;
         }
-        Ok(())
+        // Without acknowledgements, a question tells when all before it is done.
+        self.number(request::GET_FEATURES).map(drop)
     }
 
     /// Waits until the back-end closes the connection; false if it does not within 20 s. What it still says is lost.
