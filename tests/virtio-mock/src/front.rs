@@ -358,9 +358,17 @@ impl FrontEnd {
     /// # Errors
     /// Those of [`FrontEnd::ask`], and a refusal.
     pub fn start_ring(&self, ram: &GuestRam, index: u32, queue: &Queue) -> io::Result<()> {
+        self.start_ring_at(ram, index, queue, queue.ring.base())
+    }
+
+    /// Starts one ring with this base, whatever the driver knows.
+    ///
+    /// # Errors
+    /// Those of [`FrontEnd::ask`], and a refusal.
+    pub fn start_ring_at(&self, ram: &GuestRam, index: u32, queue: &Queue, base: u32) -> io::Result<()> {
         let size = queue.ring.size().into();
         self.must(request::SET_VRING_NUM, &state(index, size), &[])?;
-        self.must(request::SET_VRING_BASE, &state(index, queue.ring.base()), &[])?;
+        self.must(request::SET_VRING_BASE, &state(index, base), &[])?;
         self.must(request::SET_VRING_ADDR, &addresses(index, 0, ram, queue, 0), &[])?;
         let number = words(&[index.into()]);
         self.must(request::SET_VRING_CALL, &number, &[queue.call.as_fd()])?;
@@ -406,7 +414,8 @@ impl FrontEnd {
         for index in 0..2 * guest.pairs.len() as u32 {
             self.enable(index, true)?;
         }
-        Ok(())
+        // Without acknowledgements, a question tells when all before it is done.
+        self.number(request::GET_FEATURES).map(drop)
     }
 
     /// Waits until the back-end closes the connection; false if it does not within 20 s. What it still says is lost.

@@ -63,6 +63,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(mtu_limit: Option<u16>, records: Arc<RingFile>, wake: EventFd) -> Self {
+        Self {
+            status: Mutex::default(),
+            fault: Mutex::default(),
+            mtu_limit: Mutex::new(mtu_limit),
+            records,
+            ended: false.into(),
+            wake,
+        }
+    }
+
     pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut lock(&self.status));
     }
@@ -136,14 +147,7 @@ impl Guest {
             place,
             pairs: port.queue_pairs(),
             umem,
-            shared: Arc::new(Shared {
-                status: Mutex::default(),
-                fault: Mutex::default(),
-                mtu_limit: Mutex::new(port.mtu),
-                records,
-                ended: false.into(),
-                wake,
-            }),
+            shared: Arc::new(Shared::new(port.mtu, records, wake)),
         })
     }
 

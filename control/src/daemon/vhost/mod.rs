@@ -21,6 +21,8 @@
 mod device;
 mod features;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod guest;
 mod link;
 mod socket;

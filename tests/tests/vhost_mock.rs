@@ -1,0 +1,320 @@
+//! vhost-user ports with the mock driver as their guests: what other guests have not got (memory slots, rings of odd
+//! sizes), and daemons that are killed under rings of every kind.
+
+use clearway_tests::{Daemon, Netns, ready, wait_for};
+use clearway_virtio_mock::{FrontEnd, Guest, GuestOptions, Shape, feature, protocol, request};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of frames that only ask whether frames cross.
+const PROBE: u32 = u32::MAX - 1;
+const PROTOCOL: u64 =
+    protocol::MQ | protocol::REPLY_ACK | protocol::MTU | protocol::CONFIGURE_MEM_SLOTS | protocol::STATUS;
+
+/// Two ports in a bridge domain.
+struct Scene {
+    ns: Netns,
+    dir: tempfile::TempDir,
+    /// Clearway connects.
+    client: bool,
+}
+
+/// A guest and the front-end that it has now.
+struct Station {
+    guest: Guest,
+    front: Option<FrontEnd>,
+    path: PathBuf,
+    listener: Option<UnixListener>,
+    mac: [u8; 6],
+    /// Probes that arrived.
+    probes: usize,
+}
+
+impl Scene {
+    fn new(client: bool) -> Self {
+        Self {
+            ns: Netns::quiet("fwd"),
+            dir: tempfile::tempdir().expect("a folder"),
+            client,
+        }
+    }
+
+    fn daemon(&self) -> Daemon<'_> {
+        let port = |name: &str| {
+            let socket = self.dir.path().join(name).display().to_string();
+            let client = self.client;
+            format!(
+                "  {name}: {{kind: vhost-user, socket: '{socket}', client: {client}, queue-pairs: 2, access: lan}}\n"
+            )
+        };
+        let ports = port("a") + &port("b");
+        Daemon::start(
+            &self.ns,
+            &format!("ports:\n{ports}bridge-domains:\n  lan: {{}}\n"),
+        )
+    }
+
+    fn station(&self, name: &str, options: &GuestOptions) -> Station {
+        let path = self.dir.path().join(name);
+        Station {
+            guest: Guest::new(options),
+            front: None,
+            listener: self.client.then(|| UnixListener::bind(&path).expect("a socket")),
+            path,
+            mac: [2, 0, 0, 0, 8, name.as_bytes()[0]],
+            probes: 0,
+        }
+    }
+}
+
+impl Station {
+    fn connect(&mut self, protocol: u64) {
+        // While there is an old connection, a new one is turned away.
+        self.front = None;
+        // Turned away: a child of another test that has not called exec yet holds the old one open.
+        let front = wait_for("a connection that lasts", PATIENCE, || {
+            let mut front = match &self.listener {
+                Some(listener) => FrontEnd::accept(listener).ok()?,
+                None => FrontEnd::connect(&self.path).ok()?,
+            };
+            front.start(&self.guest, protocol).ok().map(|()| front)
+        });
+        self.front = Some(front);
+        self.refill();
+    }
+
+    fn refill(&mut self) {
+        for pair in &mut self.guest.pairs {
+            while pair.rx.post(2100, Shape::default()) {}
+            pair.rx.flush();
+        }
+    }
+
+    /// Sends a numbered frame of this length, on the queue pair of its number.
+    fn send(&mut self, to: &Station, number: u32, len: usize) {
+        let mut frame = [&to.mac[..], &self.mac, &[0x88, 0xb5], &number.to_be_bytes()].concat();
+        frame.extend((18..len).map(|i| (i as u32).wrapping_mul(number + 1) as u8));
+        let pairs = self.guest.pairs.len();
+        let queue = &mut self.guest.pairs[number as usize % pairs].tx;
+        let end = Instant::now() + PATIENCE;
+        while !queue.send(Default::default(), &frame, Shape::default()) {
+            queue.flush();
+            queue.reap();
+            assert!(Instant::now() < end, "the device takes nothing");
+        }
+        queue.flush();
+        queue.reap();
+    }
+
+    /// Frames from another station, in the order of their numbers, until there are `n`.
+    fn receive(&mut self, from: &Station, n: usize) -> Vec<(u32, usize)> {
+        let mut got = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while got.len() < n && Instant::now() < end {
+            got.extend(self.arrived(from));
+        }
+        got.sort_unstable();
+        got
+    }
+
+    /// What has arrived from another station, probes counted apart.
+    fn arrived(&mut self, from: &Station) -> Vec<(u32, usize)> {
+        let mut got = Vec::new();
+        for pair in &mut self.guest.pairs {
+            while let Some(one) = pair.rx.receive() {
+                let frame = one.frame;
+                if frame.len() < 18 || frame[..6] != self.mac || frame[6..12] != from.mac {
+                    continue;
+                }
+                let number = u32::from_be_bytes([frame[14], frame[15], frame[16], frame[17]]);
+                let bytes = (18..frame.len()).map(|i| (i as u32).wrapping_mul(number + 1) as u8);
+                assert!(
+                    bytes.eq(frame[18..].iter().copied()),
+                    "the bytes of frame {number}"
+                );
+                if number == PROBE {
+                    self.probes += 1;
+                } else {
+                    got.push((number, frame.len()));
+                }
+            }
+        }
+        self.refill();
+        got
+    }
+}
+
+/// Waits until frames cross: the tables hear of a port that is up a moment after its guest does. A probe at a time, since
+/// a ring of one entry holds no more.
+fn settle(a: &mut Station, b: &mut Station) {
+    for _ in 0..2 {
+        let (mut sent, end) = (0, Instant::now() + PATIENCE);
+        b.probes = 0;
+        while b.probes == 0 {
+            assert!(Instant::now() < end, "no frame crosses");
+            a.send(b, PROBE, 60);
+            sent += 1;
+            let patience = Instant::now() + Duration::from_secs(1);
+            while b.probes == 0 && Instant::now() < patience {
+                assert_eq!(b.arrived(a), []);
+            }
+        }
+        // Those that were late, if they come at all.
+        let patience = Instant::now() + Duration::from_millis(if sent > 1 { 500 } else { 0 });
+        while Instant::now() < patience {
+            assert_eq!(b.arrived(a), []);
+        }
+        std::mem::swap(a, b);
+    }
+}
+
+/// Every size each way, counted and compared.
+fn exchange(a: &mut Station, b: &mut Station, sizes: &[usize]) {
+    settle(a, b);
+    for (number, len) in sizes.iter().enumerate() {
+        let number = number as u32;
+        a.send(b, number, *len);
+        assert_eq!(b.receive(a, 1), [(number, *len)]);
+        b.send(a, number, *len);
+        assert_eq!(a.receive(b, 1), [(number, *len)]);
+    }
+}
+
+fn options(features: u64, size: u16, pairs: usize) -> GuestOptions {
+    let several = if pairs > 1 { feature::MQ } else { 0 };
+    GuestOptions {
+        features: feature::VERSION_1 | features | several,
+        tx_size: size,
+        rx_size: size,
+        pairs,
+        ram: vec![16 << 20, 2 << 20, 2 << 20],
+        ..GuestOptions::default()
+    }
+}
+
+const SIZES: [usize; 10] = [60, 61, 128, 256, 257, 600, 1000, 1400, 1513, 1514];
+
+/// Rings of every kind and of odd sizes on one connection after the other, with memory by table and by slots.
+fn kinds(client: bool) {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(client);
+    let daemon = scene.daemon();
+    let mut a = scene.station("a", &options(feature::MRG_RXBUF, 256, 1));
+    let mut b = scene.station("b", &options(0, 64, 1));
+    b.connect(PROTOCOL);
+    let kinds = [
+        (feature::MRG_RXBUF, 256, 1, PROTOCOL),
+        (
+            feature::MRG_RXBUF | feature::IN_ORDER,
+            2,
+            1,
+            protocol::REPLY_ACK | protocol::MQ,
+        ),
+        (feature::RING_PACKED | feature::EVENT_IDX, 77, 1, PROTOCOL),
+        (
+            feature::RING_PACKED | feature::IN_ORDER | feature::MRG_RXBUF,
+            5,
+            2,
+            PROTOCOL,
+        ),
+        (feature::EVENT_IDX, 1024, 2, PROTOCOL & !protocol::REPLY_ACK),
+        (feature::RING_PACKED, 1, 1, protocol::MQ),
+        (0, 32, 1, 0),
+    ];
+    for (features, size, pairs, protocol) in kinds {
+        a.guest = Guest::new(&options(features, size, pairs));
+        a.connect(protocol);
+        exchange(&mut a, &mut b, &SIZES);
+    }
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
+#[test]
+fn rings_of_all_kinds_where_clearway_listens() {
+    kinds(false);
+}
+
+#[test]
+fn rings_of_all_kinds_where_clearway_connects() {
+    kinds(true);
+}
+
+/// A driver that lives on while the daemon is killed: its buffers, those under way included, are where they were.
+#[test]
+fn a_daemon_that_is_killed_goes_on_with_rings_of_all_kinds() {
+    if !ready() {
+        return;
+    }
+    let kinds = [
+        feature::MRG_RXBUF,
+        feature::MRG_RXBUF | feature::IN_ORDER,
+        feature::RING_PACKED,
+        feature::RING_PACKED | feature::EVENT_IDX,
+        feature::RING_PACKED | feature::IN_ORDER,
+        feature::RING_PACKED | feature::IN_ORDER | feature::EVENT_IDX,
+    ];
+    for features in kinds {
+        let scene = Scene::new(false);
+        let mut daemon = scene.daemon();
+        let mut a = scene.station("a", &options(features, 64, 1));
+        let mut b = scene.station("b", &options(feature::MRG_RXBUF, 256, 1));
+        // What the front-end says of where its rings are: the base of its last start, as it knows no other.
+        let mut number = 0;
+        for _ in 0..4 {
+            for station in [&mut a, &mut b] {
+                let front = wait_for("a connection", PATIENCE, || FrontEnd::connect(&station.path).ok());
+                station.front = Some(front);
+            }
+            for station in [&mut a, &mut b] {
+                restart(station);
+            }
+            settle(&mut a, &mut b);
+            for _ in 0..30 {
+                a.send(&b, number, 60 + number as usize % 1400);
+                b.send(&a, number, 60 + number as usize % 1400);
+                assert_eq!(
+                    b.receive(&a, 1),
+                    [(number, 60 + number as usize % 1400)],
+                    "{features:#x}"
+                );
+                assert_eq!(
+                    a.receive(&b, 1),
+                    [(number, 60 + number as usize % 1400)],
+                    "{features:#x}"
+                );
+                number += 1;
+            }
+            daemon.kill();
+            daemon = scene.daemon();
+        }
+        daemon.stop();
+    }
+}
+
+/// Starts a guest's rings as a front-end does whose back-end was killed: with the bases from before.
+fn restart(station: &mut Station) {
+    let Station { guest, front, .. } = station;
+    let front = front.as_mut().expect("a connection");
+    let agreed = front.negotiate(guest.features, PROTOCOL).expect("features");
+    assert_eq!(agreed, guest.features);
+    front.share(&guest.ram).expect("memory");
+    let fresh = if guest.features & feature::RING_PACKED == 0 {
+        0
+    } else {
+        0x8000_8000
+    };
+    for (index, queue) in [(0, &guest.pairs[0].rx), (1, &guest.pairs[0].tx)] {
+        front
+            .start_ring_at(&guest.ram, index, queue, fresh)
+            .expect("a ring");
+        front.enable(index, true).expect("a ring");
+    }
+    let status = front.number(request::GET_FEATURES);
+    assert!(status.is_ok(), "the connection lasts");
+    station.refill();
+}
