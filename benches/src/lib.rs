@@ -374,6 +374,7 @@ fn snapshot(scenario: Scenario) -> Snapshot {
         mac: MacAddr([2, 0xee, 0, 0, 0, 1]).to_u64(),
         udp_port: 4789,
         vid: None,
+        answers: None,
         vnis,
         remotes,
     };

@@ -130,11 +130,19 @@ pub struct Host {
     expecting = "the keys of a VTEP"
 )]
 pub struct Vtep {
-    /// The outer source address, IPv4 or IPv6. The kernel's interface keeps it and answers ARP, ND and ping for it.
+    /// The outer source address, IPv4 or IPv6. The kernel's interface keeps it and answers ARP, ND and ping for it; on ports that are not of kind `af-xdp` ARP and ND are answered here.
     pub local: IpAddr,
     /// The port that carries the tunnels. Absent: the port whose interface has the address `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Name>,
+    /// Our MAC address in the underlay, with `port` and `next-hop`: the kernel is not asked for the way to the remotes. Needed on ports that are not of kind `af-xdp`; on those, that of the interface. Absent: that of the interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Mac>")]
+    pub mac: Option<MacAddr>,
+    /// The MAC address that the packets for all remotes are sent to, with `port` and `mac`: a router's, or that of the only remote. Absent: as the kernel's routes and neighbours say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Mac>")]
+    pub next_hop: Option<MacAddr>,
     /// The outer UDP destination port, sent and received.
     #[serde(default = "Vtep::default_udp_port")]
     #[schemars(range(min = 1))]
@@ -170,6 +178,8 @@ impl Vtep {
         Vtep {
             local,
             port: None,
+            mac: None,
+            next_hop: None,
             udp_port: Vtep::UDP_PORT,
             ttl: Vtep::TTL,
             dscp: DscpPolicy::default(),

@@ -443,6 +443,25 @@ pub enum Problem {
         /// The port.
         port: Name,
     },
+    /// A VTEP on a port of which the kernel knows no routes.
+    #[error(
+        "the kernel knows no way to a remote through the port `{port}` of kind `{kind}`; add `mac`, the VTEP's own MAC address, and \
+         `next-hop`, the MAC address that its packets go to"
+    )]
+    VtepNoInterface {
+        /// The port.
+        port: Name,
+        /// Its kind.
+        kind: PortKind,
+    },
+    /// A VTEP that is its own next hop.
+    #[error(
+        "{mac} is already the VTEP's own address (`mac`); write the address of the router or of the remote"
+    )]
+    VtepNextHopIsOurs {
+        /// The address.
+        mac: MacAddr,
+    },
     /// A VTEP whose underlay frames belong to a bridge domain.
     #[error(
         "{frames} of the port `{port}` belong to the bridge domain `{domain}`; put the VTEP on another port or VLAN"

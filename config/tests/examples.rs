@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use clearway_config::Spec;
 
 fn examples() -> Vec<(PathBuf, Spec)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut paths: Vec<_> = fs::read_dir(folder)
-        .unwrap()
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = |folder: &str| fs::read_dir(here.join(folder)).unwrap();
+    let mut paths: Vec<_> = files("examples")
+        .chain(files("../benches/configs"))
         .map(|entry| entry.unwrap().path())
         .collect();
     paths.sort();

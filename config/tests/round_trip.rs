@@ -146,8 +146,9 @@ prop_compose! {
         dscp in option::of((0..=63u8).prop_map(|n| Dscp::new(n).unwrap())),
         udp_checksum in prop::sample::select(vec![UdpChecksum::Auto, UdpChecksum::On, UdpChecksum::Off]),
         vlan in option::of(vid()),
+        (own, next_hop) in (option::of(mac()), option::of(mac())),
     ) -> Vtep {
-        Vtep { local, port, udp_port, ttl, dscp: dscp.map_or(DscpPolicy::Copy, DscpPolicy::Set), udp_checksum, vlan, mtu }
+        Vtep { mac: own, next_hop, local, port, udp_port, ttl, dscp: dscp.map_or(DscpPolicy::Copy, DscpPolicy::Set), udp_checksum, vlan, mtu }
     }
 }
 

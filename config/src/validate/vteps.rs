@@ -40,6 +40,27 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
         {
             underlay(spec, vtep, (port, found), &path, findings);
         }
+        next_hop(vtep, &path, findings);
+    }
+}
+
+/// A next hop that is not the kernel's: where it is, our address there and its own belong together.
+fn next_hop(vtep: &Vtep, path: &Path, findings: &mut Findings) {
+    for (key, mac, other) in [
+        ("mac", vtep.mac, ("next-hop", vtep.next_hop)),
+        ("next-hop", vtep.next_hop, ("mac", vtep.mac)),
+    ] {
+        let Some(mac) = mac else { continue };
+        findings.unicast_mac(path.at(key), mac);
+        let (other, there) = (other.0, other.1.is_some());
+        for (other, there) in [(other, there), ("port", vtep.port.is_some())] {
+            if !there {
+                findings.add(path.at(key), Problem::Without { other });
+            }
+        }
+    }
+    if let Some(mac) = vtep.mac.filter(|mac| vtep.next_hop == Some(*mac)) {
+        findings.add(path.at("next-hop"), Problem::VtepNextHopIsOurs { mac });
     }
 }
 
@@ -47,6 +68,10 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
 fn underlay(spec: &Spec, vtep: &Vtep, (name, port): (&Name, &Port), path: &Path, findings: &mut Findings) {
     if port.kind == PortKind::AfXdp && port.steering == Steering::Exclusive {
         findings.add(path.at("port"), Problem::VtepExclusive { port: name.clone() });
+    }
+    if port.kind != PortKind::AfXdp && vtep.mac.is_none() && vtep.next_hop.is_none() {
+        let (port, kind) = (name.clone(), port.kind);
+        findings.add(path.at("port"), Problem::VtepNoInterface { port, kind });
     }
     let carried = spec.carried(port);
     if let Some(taken) = carried

@@ -300,7 +300,7 @@ pub(crate) struct TunnelView {
     /// The port that it leaves by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<String>,
-    /// The next hop's address, as the kernel routes it.
+    /// The next hop's address, as the kernel routes it; absent also if the configuration says its MAC address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(crate) next_hop: Option<IpAddr>,

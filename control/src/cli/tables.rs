@@ -298,7 +298,10 @@ impl Show for Vec<TunnelView> {
                     t.state.to_string(),
                     t.local.to_string(),
                     t.remote.to_string(),
-                    or_dash(t.next_hop),
+                    match (t.next_hop, t.next_hop_mac) {
+                        (None, Some(_)) => "configured".to_owned(),
+                        (hop, _) => or_dash(hop),
+                    },
                     or_dash(t.next_hop_mac),
                     or_dash(t.port.as_ref()),
                     or_dash(t.mtu),

@@ -58,8 +58,10 @@ pub(crate) struct PortFacts {
 pub(crate) struct VtepFacts {
     /// The port that carries it.
     pub(crate) port: Name,
-    /// The MAC address of the interface that has its IP address.
+    /// The MAC address of the interface that has its IP address, or the configured one.
     pub(crate) mac: MacAddr,
+    /// Nobody else on that port has its IP address: ARP and ND for it are answered by us.
+    pub(crate) answers: bool,
 }
 
 /// The way to a remote VTEP.

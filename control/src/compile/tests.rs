@@ -30,6 +30,7 @@ fn facts(spec: &Spec) -> Facts {
         let facts = VtepFacts {
             port: name("up"),
             mac: mac(1),
+            answers: false,
         };
         (vtep.clone(), facts)
     });
@@ -346,6 +347,19 @@ fn same_item<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
         (None, None) => true,
         _ => false,
     }
+}
+
+#[test]
+fn a_vtep_that_only_we_have_is_answered_for_on_its_port() {
+    let mut rig = Rig::default();
+    let spec = spec(OVERLAY);
+    let mut facts = facts(&spec);
+    let vtep = |rig: &Rig| rig.tables.snapshot.vteps[0].clone().expect("there");
+    rig.apply_with(&spec, &facts);
+    assert_eq!(vtep(&rig).answers, None);
+    facts.vteps.get_mut(&name("v")).expect("there").answers = true;
+    rig.apply_with(&spec, &facts);
+    assert_eq!(vtep(&rig).answers, rig.compiler.port(&name("up")));
 }
 
 #[test]

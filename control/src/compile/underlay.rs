@@ -150,9 +150,11 @@ impl Compiler {
         // Until its address is on an interface, nothing can be addressed to it.
         if let Some(found) = facts.vteps.get(name) {
             let (local, mac) = (vtep.local.into(), found.mac.to_u64());
+            let answers = self.port(&found.port).filter(|_| found.answers);
             let same = |old: &&Arc<Vtep>| {
                 old_vnis.is_some_and(|old| Arc::ptr_eq(old, &shared_vnis))
                     && (old.local, old.mac, old.udp_port, old.vid) == (local, mac, vtep.udp_port, vtep.vlan)
+                    && old.answers == answers
                     && old.remotes == remotes
             };
             let table = old.filter(same).cloned().unwrap_or_else(|| {
@@ -161,6 +163,7 @@ impl Compiler {
                     mac,
                     udp_port: vtep.udp_port,
                     vid: vtep.vlan,
+                    answers,
                     vnis: vni_table(old.map(|old| &old.vnis).zip(old_vnis.map(Arc::as_ref)), vnis),
                     remotes,
                 })

@@ -1,11 +1,12 @@
-//! VTEPs and tunnels: which port carries a VTEP, and which way the kernel would go to each remote.
+//! VTEPs and tunnels: which port carries a VTEP, and which way the kernel would go to each remote. Of a VTEP whose next
+//! hop is configured the kernel is asked nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use clearway_config::{Name, Spec, Vtep};
+use clearway_config::{Name, PortKind, Spec, Vtep};
 use clearway_io::VtepFilter;
 
 use super::control::Control;
@@ -26,7 +27,25 @@ pub(super) struct Underlay {
     vteps: BTreeMap<Name, Result<VtepFacts, String>>,
     /// Why a tunnel with a next hop can't use it.
     detours: BTreeMap<End, String>,
+    /// The way to all remotes of the VTEPs whose next hop is configured.
+    configured: BTreeMap<Name, Path>,
 }
+
+/// What is known of the way to a remote.
+#[derive(Default)]
+pub(super) struct Way<'a> {
+    /// The port that leads there.
+    pub(super) port: Option<&'a Name>,
+    /// The next hop's address; none: it is configured, or not known.
+    pub(super) next_hop: Option<IpAddr>,
+    /// The way beyond the port.
+    pub(super) path: Option<Path>,
+    /// Why it can't be used.
+    pub(super) reason: Option<String>,
+}
+
+/// Bytes of the largest IP packet of an underlay of which nobody says it: Ethernet's (RFC 894 §2).
+const MTU: u32 = 1500;
 
 impl Underlay {
     pub(super) fn open() -> Result<Self, HostError> {
@@ -35,6 +54,7 @@ impl Underlay {
             ends: BTreeMap::new(),
             vteps: BTreeMap::new(),
             detours: BTreeMap::new(),
+            configured: BTreeMap::new(),
         })
     }
 
@@ -68,26 +88,41 @@ impl Underlay {
             .collect()
     }
 
-    /// A tunnel's next hop and the port that leads there, or why it can't be used.
-    pub(super) fn tunnel(
-        &self,
-        vtep: &Name,
-        remote: IpAddr,
-    ) -> (Option<&NextHop>, Option<&Name>, Option<String>) {
-        let found = match self.vteps.get(vtep) {
-            Some(Ok(found)) => found,
-            Some(Err(reason)) => return (None, None, Some(reason.clone())),
-            None => return (None, None, Some("its VTEP is not known".to_owned())),
+    /// The way of a tunnel, or why it has none.
+    pub(super) fn tunnel(&self, vtep: &Name, remote: IpAddr) -> Way<'_> {
+        let because = |reason: String| Way {
+            reason: Some(reason),
+            ..Way::default()
         };
+        let port = match self.vteps.get(vtep) {
+            Some(Ok(found)) => Some(&found.port),
+            Some(Err(reason)) => return because(reason.clone()),
+            None => return because("its VTEP is not known".to_owned()),
+        };
+        if let Some(path) = self.configured.get(vtep) {
+            let path = Some(*path);
+            return Way {
+                port,
+                path,
+                ..Way::default()
+            };
+        }
         let end = (vtep.clone(), remote);
         match self.ends.get(&end) {
-            Some((_, Ok(hop))) => (Some(hop), Some(&found.port), self.detours.get(&end).cloned()),
-            Some((_, Err(reason))) => (None, Some(&found.port), Some(reason.to_string())),
-            None => (
-                None,
-                Some(&found.port),
-                Some("its next hop is not known".to_owned()),
-            ),
+            Some((_, Ok(hop))) => Way {
+                port,
+                next_hop: Some(hop.gateway.unwrap_or(remote)),
+                path: Some(path(hop)),
+                reason: self.detours.get(&end).cloned(),
+            },
+            Some((_, Err(reason))) => Way {
+                port,
+                ..because(reason.to_string())
+            },
+            None => Way {
+                port,
+                ..because("its next hop is not known".to_owned())
+            },
         }
     }
 
@@ -163,18 +198,26 @@ impl Control {
             .map(|(name, vtep)| (name.clone(), self.locate(spec, vtep)))
             .collect();
         self.underlay.vteps = vteps;
-        let wanted = ends(spec, facts)
-            .into_iter()
-            .filter_map(|(vtep, remote)| {
-                let spec = spec.vteps.get(&vtep)?;
-                let wanted = Wanted {
-                    remote,
-                    local: Some(spec.local),
-                    udp_port: spec.udp_port,
-                };
-                Some(((vtep, remote), wanted))
-            })
+        let configured = spec.vteps.iter();
+        self.underlay.configured = configured
+            .filter_map(|(name, vtep)| Some((name.clone(), configured_path(spec, facts, vtep)?)))
             .collect();
+        let mut wanted = BTreeMap::new();
+        for (name, remote) in ends(spec, facts) {
+            let Some(vtep) = spec.vteps.get(&name) else {
+                continue;
+            };
+            if let Some(path) = self.underlay.configured.get(&name) {
+                facts.paths.insert((name, remote), *path);
+                continue;
+            }
+            let want = Wanted {
+                remote,
+                local: Some(vtep.local),
+                udp_port: vtep.udp_port,
+            };
+            wanted.insert((name, remote), want);
+        }
         self.underlay.follow(wanted);
         let mut detours = BTreeMap::new();
         for (end, (_, resolution)) in &self.underlay.ends {
@@ -189,12 +232,7 @@ impl Control {
                 continue;
             };
             if leads_through(&mut self.host, hop, interface) {
-                let path = Path {
-                    src_mac: hop.src_mac,
-                    dst_mac: hop.dst_mac,
-                    mtu: hop.mtu,
-                };
-                facts.paths.insert(end.clone(), path);
+                facts.paths.insert(end.clone(), path(hop));
             } else {
                 detours.insert(
                     end.clone(),
@@ -214,6 +252,14 @@ impl Control {
 
     /// The port that carries a VTEP, and its MAC address.
     fn locate(&mut self, spec: &Spec, vtep: &Vtep) -> Result<VtepFacts, String> {
+        if let (Some(port), Some(mac)) = (&vtep.port, vtep.mac) {
+            let kind = spec.ports.get(port).map(|port| port.kind);
+            return Ok(VtepFacts {
+                port: port.clone(),
+                mac,
+                answers: kind != Some(PortKind::AfXdp),
+            });
+        }
         let owner = self
             .host
             .local_address_owner(vtep.local)
@@ -248,7 +294,11 @@ impl Control {
         let state = entry.and_then(|entry| entry.link());
         let mac = own.or_else(|| state.and_then(|link| link.mac));
         match (mac, entry.and_then(|entry| entry.why_down())) {
-            (Some(mac), _) => Ok(VtepFacts { port, mac }),
+            (Some(mac), _) => Ok(VtepFacts {
+                port,
+                mac,
+                answers: false,
+            }),
             (None, Some(reason)) => Err(format!("port {port} is down: {reason}")),
             (None, None) => Err(format!("the interface of port {port} has no MAC address")),
         }
@@ -274,6 +324,27 @@ impl Control {
             has(&lower.name)
         })
     }
+}
+
+/// The way that the kernel goes.
+fn path(hop: &NextHop) -> Path {
+    Path {
+        src_mac: hop.src_mac,
+        dst_mac: hop.dst_mac,
+        mtu: hop.mtu,
+    }
+}
+
+/// The way to all remotes of a VTEP whose next hop is configured.
+fn configured_path(spec: &Spec, facts: &Facts, vtep: &Vtep) -> Option<Path> {
+    let (name, src_mac, dst_mac) = (vtep.port.as_ref()?, vtep.mac?, vtep.next_hop?);
+    let configured = spec.ports.get(name)?.mtu.map(u32::from);
+    let mtu = configured.or_else(|| facts.ports.get(name)?.mtu);
+    Some(Path {
+        src_mac,
+        dst_mac,
+        mtu: mtu.unwrap_or(MTU),
+    })
 }
 
 /// Whether what the kernel sends by this next hop leaves through an interface.

@@ -7,6 +7,7 @@ use clearway_engine::{Dest, DropReason, FdbEntry, FdbKey, Ledger, Member, Member
 use clearway_wire::MacAddr;
 
 use super::control::Control;
+use super::underlay::Way;
 use crate::api::types::{
     BridgeDomainView, CounterView, DropView, DropsView, FdbOrigin, FdbView, HealthView, LedgerView, PortView,
     QueueView, State, TunnelView, WorkerView,
@@ -213,7 +214,12 @@ impl Control {
             .filter_map(|(id, name, remote)| {
                 let vtep = self.spec.vteps.get(name)?;
                 let table = self.tables.snapshot.tunnel(id)?;
-                let (hop, port, reason) = self.underlay.tunnel(name, remote);
+                let Way {
+                    port,
+                    next_hop,
+                    path,
+                    reason,
+                } = self.underlay.tunnel(name, remote);
                 let down = port.and_then(|port| self.ports.get(port)?.why_down().map(|why| (port, why)));
                 let reason = reason.or_else(|| down.map(|(port, why)| format!("port {port} is down: {why}")));
                 let up = table.rewrite.is_some() && reason.is_none();
@@ -225,9 +231,9 @@ impl Control {
                     state: if up { State::Up } else { State::Down },
                     reason: reason.or_else(|| (!up).then(|| "its next hop is not known".to_owned())),
                     port: port.map(ToString::to_string),
-                    next_hop: hop.map(|hop| hop.gateway.unwrap_or(remote)),
-                    next_hop_mac: hop.map(|hop| hop.dst_mac),
-                    mtu: hop.map(|hop| vtep.mtu.map_or(hop.mtu, u32::from)),
+                    next_hop,
+                    next_hop_mac: path.map(|path| path.dst_mac),
+                    mtu: path.map(|path| vtep.mtu.map_or(path.mtu, u32::from)),
                     bridge_domains: users.get(&(name, remote)).cloned().unwrap_or_default(),
                 })
             })

@@ -17,6 +17,8 @@ pub(crate) enum Verdict {
     Drop(DropReason),
     /// Answered by us; freed by the egress stage.
     Consumed,
+    /// Asks for the address of a VTEP that nobody else has; answered and freed by the egress stage.
+    Question,
 }
 
 /// A bridge domain and a place in it: in one word, since nearly all packets of a batch have the same.

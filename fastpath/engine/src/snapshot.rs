@@ -341,6 +341,8 @@ pub struct Vtep {
     pub udp_port: u16,
     /// VLAN of the underlay on its port.
     pub vid: Option<Vid>,
+    /// Its port, if nobody else there has its address: ARP requests and neighbour solicitations for it are answered here.
+    pub answers: Option<PortId>,
     /// VNI → domain.
     pub vnis: VniTable,
     /// Source address → tunnel.

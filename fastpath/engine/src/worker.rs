@@ -169,6 +169,8 @@ pub struct Worker {
     working: usize,
     /// The next queue to ask for what it lost.
     losses_of: usize,
+    /// Queues of ours that send for a port, by port, in the order of their numbers.
+    outlets: Vec<Vec<usize>>,
     /// Workers that send for ports without a queue here, by port.
     remotes: Vec<Option<WorkerId>>,
     snapshot: Arc<Snapshot>,
@@ -230,6 +232,7 @@ impl Worker {
             active: Vec::new(),
             working: 0,
             losses_of: 0,
+            outlets: Vec::new(),
             remotes: Vec::new(),
             snapshot: Arc::default(),
             pools: PoolSet::new(),
@@ -356,8 +359,9 @@ impl Worker {
             counters: &queue.counters,
             region: queue.region,
         };
+        let number = queue.number;
         pipeline::run(&mut cx, &mut self.batch);
-        self.flush();
+        self.flush(number);
         if let Some(queue) = self.queues[index].as_mut() {
             queue.io.rx_done();
         }
@@ -437,10 +441,18 @@ impl Worker {
         self.poll_events = events;
     }
 
-    /// Sends what waits for its ports; what they refuse is dropped, counted and freed at once.
+    /// Sends what waits for its ports; what they refuse is dropped, counted and freed at once. Of several queues of a port
+    /// the one that goes with the queue that the frames are `from`: so a flow stays in order, and guests with several
+    /// queues are served on all of them.
     #[inline]
-    fn flush(&mut self) {
+    fn flush(&mut self, from: u16) {
         while let Some((port, route, frames)) = self.tx.next_dirty() {
+            let route = match (route, self.outlets.get(port.index())) {
+                (Route::Local(_), Some(all)) if all.len() > 1 => {
+                    Route::Local(all[usize::from(from) % all.len()])
+                }
+                (route, _) => route,
+            };
             let (counters, reason) = match route {
                 Route::Local(index) => match self.queues.get_mut(index).and_then(Option::as_mut) {
                     Some(queue) => {
@@ -504,8 +516,8 @@ impl Worker {
     #[inline]
     fn take_handed(&mut self) -> usize {
         let mut all = 0;
-        for peer in 0..self.peers.len() {
-            let Some(peer) = &mut self.peers[peer] else {
+        for worker in 0..self.peers.len() {
+            let Some(peer) = &mut self.peers[worker] else {
                 continue;
             };
             let mut taken = 0;
@@ -533,7 +545,7 @@ impl Worker {
             if taken > 0 {
                 all += taken;
                 self.ledger.handed_in += taken as u64;
-                self.flush();
+                self.flush(worker as u16);
             }
         }
         all

@@ -95,6 +95,7 @@ fn bed() -> Bed {
         mac: mac(1).to_u64(),
         udp_port: 4789,
         vid: None,
+        answers: Some(PortId(3)),
         vnis,
         remotes,
     }))];

@@ -326,6 +326,7 @@ fn tunnel(offloads: Offloads, max_inner: u32) -> Bed {
         mac: mac(8).to_u64(),
         udp_port: 4789,
         vid: None,
+        answers: None,
         vnis,
         remotes,
     }))];

@@ -64,6 +64,7 @@ fn vbed(second_knows: bool) -> Bed {
             mac: OUR.to_u64(),
             udp_port: 4789,
             vid: None,
+            answers: None,
             vnis,
             remotes,
         }))
@@ -160,6 +161,7 @@ fn an_address_moves_between_remotes_of_one_uplink_also_at_its_limit() {
         mac: OUR.to_u64(),
         udp_port: 4789,
         vid: None,
+        answers: None,
         vnis,
         remotes,
     }))];

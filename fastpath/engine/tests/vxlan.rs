@@ -66,6 +66,7 @@ fn bed(v6: bool) -> Bed {
         mac: OUR_MAC.to_u64(),
         udp_port: 4789,
         vid: None,
+        answers: None,
         vnis,
         remotes: known,
     };

@@ -137,3 +137,54 @@ fn the_frames_of_many_workers_for_one_port_all_reach_its_ring() {
     drop((workers, engine, peers, pools));
     assert_eq!(umem.depot_chunks(), CHUNKS, "a chunk was lost");
 }
+
+/// A port with several queues on one worker sends on the one that goes with the queue that the frames came from.
+#[test]
+fn queues_of_a_port_share_the_work_and_keep_flows_in_order() {
+    let config = EngineConfig {
+        cores: vec![None],
+        idle: Idle::Spin,
+        fdb_capacity: 64,
+        fdb_seed: 1,
+    };
+    let (mut engine, mut workers) = Engine::manual(&config).expect("engine");
+    let umem = umem();
+    let mut pools = PoolSet::new();
+    pools.add(&umem);
+    engine.add_region(&umem).expect("region");
+    let mut peers = Vec::new();
+    for (port, queue) in [(0, 0), (0, 1), (0, 2), (1, 1), (1, 0)] {
+        let (io, peer) = memory_port(64).expect("eventfd");
+        let (port, region) = (PortId(port), Some(umem.id()));
+        engine
+            .add_queue(WorkerId(0), port, queue, AnyPort::Memory(io), region)
+            .expect("queue");
+        peers.push(peer);
+    }
+    let snapshot = Snapshot {
+        ports: vec![cross_connect(1), cross_connect(0)],
+        ..Snapshot::default()
+    };
+    engine.publish(snapshot).expect("publish");
+    for queue in 0..3u8 {
+        for n in 0..10 {
+            let frame = pools.frame_from(umem.id(), &[queue, n, 0]).expect("chunk");
+            peers[usize::from(queue)].send(frame).expect("room");
+        }
+    }
+    workers[0].turn();
+    workers[0].turn();
+    // Of port 1, queue 1 was added first. Queues 0 and 2 of port 0 go to its queue 0.
+    for (peer, from) in [(3, &[1u8][..]), (4, &[0, 2])] {
+        let mut got = Vec::new();
+        while let Some(frame) = peers[peer].recv() {
+            got.push((frame.bytes()[0], frame.bytes()[1]));
+            pools.free(frame);
+        }
+        let wanted: Vec<_> = from
+            .iter()
+            .flat_map(|queue| (0..10).map(move |n| (*queue, n)))
+            .collect();
+        assert_eq!(got, wanted);
+    }
+}

@@ -59,6 +59,11 @@ pub trait Port {
         Offloads::empty()
     }
 
+    /// Whether it sends at all: a queue of a guest that is not enabled does not. It stays so as long as the port is polled.
+    fn sends(&self) -> bool {
+        true
+    }
+
     /// Whether what the last `tx_batch` refused was refused because the receiver is down, and not because it is full.
     fn is_down(&self) -> bool {
         false
@@ -146,6 +151,10 @@ impl Port for AnyPort {
 
     fn offloads(&self) -> Offloads {
         each!(self, port => port.offloads())
+    }
+
+    fn sends(&self) -> bool {
+        each!(self, port => port.sends())
     }
 
     fn is_down(&self) -> bool {

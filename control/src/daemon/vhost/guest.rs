@@ -84,7 +84,9 @@ fn records(socket: &Path, pairs: u16, state_dir: &Path) -> Result<Arc<RingFile>,
     let start = name.len() - name.len().min(200);
     let end = (start..).find(|at| name.is_char_boundary(*at)).unwrap_or(start);
     let path = state_dir.join(format!("rings-{}", &name[end..]));
-    match RingFile::open(&path, 2 * usize::from(pairs)) {
+    // It is made by whoever needs it first.
+    let made = std::fs::create_dir_all(state_dir);
+    match made.and_then(|()| RingFile::open(&path, 2 * usize::from(pairs))) {
         Ok(file) => Ok(Arc::new(file)),
         Err(error) => Err(OpenError::Fatal(format!(
             "opening {} for the positions of its guest's rings failed: {error}; make the folder writable or choose another --state-dir",

@@ -1,12 +1,12 @@
 //! Takes frames out of the VXLAN that is meant for one of our VTEPs (RFC 7348 §4.1). The outer headers stay
-//! in the headroom: an offset moves, no byte is copied.
+//! in the headroom: an offset moves, no byte is copied. Who asks for the address of a VTEP that only we have is answered.
 
-use super::{Cx, parse};
+use super::{Cx, parse, suppress};
 use crate::packet::{Meta, Origin, Verdict};
 use crate::{BdId, Dest, DropReason, Service, TunnelId, Vtep};
 use clearway_io::{Frame, Offloads};
 use clearway_wire::vxlan::Outer;
-use clearway_wire::{EtherType, MappedIp, PlainOuter, Vni, parse_tags, udp};
+use clearway_wire::{EtherType, MappedIp, PlainOuter, Tags, Vni, parse_tags, udp};
 
 /// The remote of the packet before, and whose it was: those of one remote arrive in runs.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(crate) fn one<'s>(cx: &Cx<'s>, frame: &mut Frame, meta: &mut Meta, last: &mu
         None => match addressed(cx, frame, meta) {
             Some((vtep, Some(inner))) => enter(vtep, inner, frame, last),
             Some((_, None)) => Err(DropReason::VxlanMalformed),
-            None => return,
+            None => return others(cx, frame, meta),
         },
     };
     match inner {
@@ -112,14 +112,10 @@ fn settle(frame: &mut Frame) -> Result<(), DropReason> {
 fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, Option<Inner>)> {
     let bytes = frame.bytes();
     let tags = parse_tags(bytes);
-    if !matches!(tags.ethertype, EtherType::IPV4 | EtherType::IPV6) || tags.inner.is_some() {
+    if !matches!(tags.ethertype, EtherType::IPV4 | EtherType::IPV6) {
         return None;
     }
-    let vid = match tags.outer {
-        None => 0,
-        Some(tag) if tag.tpid == EtherType::VLAN => tag.tci.vid_bits(),
-        Some(_) => return None,
-    };
+    let vid = underlay_vid(&tags)?;
     let datagram = udp::udp_datagram_of(bytes, tags.l3_offset, frame.len() as usize);
     let ours = |vtep: &&Vtep| meta.dst.0 == vtep.mac && vid == vtep.vid.map_or(0, |vid| vid.get());
     for vtep in cx
@@ -148,6 +144,24 @@ fn addressed<'s>(cx: &Cx<'s>, frame: &Frame, meta: &Meta) -> Option<(&'s Vtep, O
         }
     }
     None
+}
+
+/// What is not VXLAN may ask for the address of a VTEP of this port.
+#[inline(never)]
+fn others(cx: &Cx<'_>, frame: &Frame, meta: &mut Meta) {
+    if suppress::for_vtep(cx, frame, meta).is_some() {
+        meta.verdict = Verdict::Question;
+    }
+}
+
+/// The VID of a frame as a VTEP's VLAN is compared with it: 0 without a tag. None: no VTEP is there.
+#[inline]
+pub(super) fn underlay_vid(tags: &Tags) -> Option<u16> {
+    match (tags.outer, tags.inner) {
+        (None, None) => Some(0),
+        (Some(tag), None) if tag.tpid == EtherType::VLAN => Some(tag.tci.vid_bits()),
+        _ => None,
+    }
 }
 
 /// Whether a datagram is damaged, rather than something else.

@@ -1,7 +1,7 @@
 //! Puts on every frame what its way out asks for, queues it for its port; counts and frees what was given up. The
 //! end of every packet's way through the stages.
 
-use super::{Cx, encap, finish};
+use super::{Cx, encap, finish, suppress};
 use crate::ids::PackedDest;
 use crate::packet::{Batch, Meta, Origin, Verdict};
 use crate::{Dest, Domain, DropReason, MemberId, PortId, TagRule};
@@ -60,9 +60,10 @@ fn the_others(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
     for (meta, frame) in metas.iter().zip(frames) {
         match meta.verdict {
             Verdict::Drop(reason) => cx.drop(frame, reason),
-            Verdict::Consumed => {
-                cx.ledger.consumed += 1;
-                cx.pools.free(frame);
+            Verdict::Consumed => consume(cx, frame),
+            Verdict::Question => {
+                suppress::answer_for_vtep(cx, &frame, meta);
+                consume(cx, frame);
             }
             Verdict::Forward(to) => match cx.snapshot.domain(meta.origin.bd()) {
                 Some(domain) => emit(cx, frame, meta, domain, to),
@@ -72,6 +73,12 @@ fn the_others(cx: &mut Cx<'_>, frames: &mut Leaving<'_>, metas: &[Meta]) {
             Verdict::Next | Verdict::Flood => cx.drop(frame, DropReason::NoDomain),
         }
     }
+}
+
+/// Frees a frame that we answered.
+fn consume(cx: &mut Cx<'_>, frame: Frame) {
+    cx.ledger.consumed += 1;
+    cx.pools.free(frame);
 }
 
 /// For a port that does not take all of a run.

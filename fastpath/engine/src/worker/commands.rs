@@ -133,11 +133,19 @@ impl Worker {
 
     /// Works out how a port is reached now: a queue of our own, else the worker that control named.
     pub(super) fn route(&mut self, port: PortId) {
-        let mut queues = self.queues.iter().enumerate();
-        let own = queues.find_map(|(index, queue)| {
-            let queue = queue.as_ref()?;
-            (queue.port == port && !queue.faulted).then_some((index, queue))
-        });
+        let mut outlets: Vec<(u16, usize)> = Vec::new();
+        for (index, queue) in self.queues.iter().enumerate() {
+            if let Some(queue) = queue
+                && queue.port == port
+                && !queue.faulted
+                && queue.io.sends()
+            {
+                outlets.push((queue.number, index));
+            }
+        }
+        outlets.sort_unstable();
+        let first = outlets.first().map(|(_, index)| *index);
+        let own = first.and_then(|index| Some((index, self.queues[index].as_ref()?)));
         let remote = self
             .remotes
             .get(port.index())
@@ -154,5 +162,9 @@ impl Worker {
             self.tx.set_mtu(port, conf.mtu);
         }
         self.tx.set_route(port, route, region, offloads);
+        if self.outlets.len() <= port.index() {
+            self.outlets.resize_with(port.index() + 1, Vec::new);
+        }
+        self.outlets[port.index()] = outlets.into_iter().map(|(_, index)| index).collect();
     }
 }

@@ -387,6 +387,10 @@ impl Port for VhostPort {
         self.offloads
     }
 
+    fn sends(&self) -> bool {
+        self.receive.as_ref().is_some_and(|queue| queue.config.enabled)
+    }
+
     fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
     }
