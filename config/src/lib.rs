@@ -33,7 +33,10 @@ pub use carried::{Carried, Frames};
 pub use error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 pub use name::{Name, NameError};
 pub use path::Path;
-pub use port::{BusyPoll, Checksum, Port, Service, Steering, StormControl, TagProtocol, TrunkMap, XdpMode};
+pub use port::{
+    BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
+    XdpMode,
+};
 pub use problem::Problem;
 pub use read::WriteError;
 pub use reference::reference_markdown;

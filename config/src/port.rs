@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clearway_wire::{MacAddr, Vid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{PcpPolicy, Permissions, PortKind, Queues, TrunkItem};
+use crate::values::{PcpPolicy, Period, Permissions, PortKind, Queues, TrunkItem};
 use crate::{Name, schema, yes};
 
 /// One port: a place where frames enter and leave the forwarder.
@@ -144,6 +145,9 @@ pub struct Port {
     /// Upper limits for traffic that is flooded, received on this port.
     #[serde(default, skip_serializing_if = "StormControl::is_empty")]
     pub storm_control: StormControl,
+    /// Upper limits for all that the port receives and sends. What is above is dropped (`police_receive`, `police_transmit`).
+    #[serde(default, skip_serializing_if = "RateLimit::is_empty")]
+    pub rate_limit: RateLimit,
     /// The largest layer 3 packet that is sent out of this port, in bytes; bigger ones are dropped (`port_mtu`). What arrives is not measured. Absent: the interface's MTU; a TAP is given this one. For `vhost-user` what the guest's side says (host_mtu), else 1500. With `vhost-user` a guest that asks for more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 9216))]
@@ -205,6 +209,7 @@ impl Port {
             learning: true,
             learn_limit: None,
             storm_control: StormControl::default(),
+            rate_limit: RateLimit::default(),
             mtu: None,
         }
     }
@@ -337,6 +342,68 @@ impl StormControl {
     /// True when nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == StormControl::default()
+    }
+}
+
+/// The rate limits of a port, for each direction by itself, over all its queues together. A change gives the port a full burst anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of `rate-limit`"
+)]
+pub struct RateLimit {
+    /// What may arrive on the port (what its guest, pod or wire sends). Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive: Option<Rate>,
+    /// What may leave by the port, tags and VXLAN headers included. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transmit: Option<Rate>,
+}
+
+impl RateLimit {
+    /// True when nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == RateLimit::default()
+    }
+}
+
+/// The rate limit of one direction: `packets`, `bits` or both. Frames count with all their bytes, without FCS; one of 64 KiB that its receiver is to cut up is one packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "the keys of a rate limit"
+)]
+pub struct Rate {
+    /// Frames a second. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub packets: Option<u32>,
+    /// Bits a second. Absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 1_000_000_000_000_u64))]
+    pub bits: Option<u64>,
+    /// As much may come at once as the rate gives in this time: 1ms to 10s; never less than 16 full frames (1514 bytes).
+    pub burst: Period,
+}
+
+impl Rate {
+    /// The smallest and the largest `bits`, a second.
+    pub const BITS: std::ops::RangeInclusive<u64> = 1000..=1_000_000_000_000;
+    /// The shortest and the longest `burst`.
+    pub const BURST: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
+}
+
+impl Default for Rate {
+    fn default() -> Rate {
+        Rate {
+            packets: None,
+            bits: None,
+            burst: Duration::from_millis(20).into(),
+        }
     }
 }
 

@@ -150,6 +150,9 @@ pub enum Problem {
         /// The key that it needs.
         other: &'static str,
     },
+    /// A rate limit without a rate.
+    #[error("this limits nothing; add `packets`, `bits` or both (a second), or remove this key")]
+    NoRate,
     /// Not a name that a network interface can have.
     #[error("{:?} is not the name of a network interface: {reason}", brief(.name))]
     Interface {

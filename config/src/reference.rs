@@ -19,6 +19,12 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "an item of `ports.NAME.trunk` that is an object",
     ),
     ("StormControl", "Storm control", "`ports.NAME.storm-control`"),
+    ("RateLimit", "Rate limits", "`ports.NAME.rate-limit`"),
+    (
+        "Rate",
+        "Rate limit of one direction",
+        "`ports.NAME.rate-limit.receive` and `.transmit`",
+    ),
     ("BridgeDomain", "Bridge domain", "`bridge-domains.NAME`"),
     (
         "StaticMac",

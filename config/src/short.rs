@@ -59,7 +59,7 @@ impl Spec {
     /// ARG is the interface (`af-xdp`, `tap`), the file to read (`pcapng`, may be empty), the socket (`vhost-user`) or the name
     /// (`memory`). A key that is on or off may stand alone: `client` is `client=true`. The keys
     /// are a port's keys in the configuration file; lists are separated by `;` and pairs in a list by `=`, as in
-    /// `queues=0;1` and `workers=0=1;1=0`. `name` is the port's name; it defaults to the interface or file name.
+    /// `queues=0;1` and `workers=0=1;1=0`; a key inside is named after a dot: `rate-limit=receive.bits=1000000000`. `name` is the port's name; it defaults to the interface or file name.
     pub fn short_form(
         ports: &[String],
         core: Option<u16>,
@@ -173,6 +173,14 @@ fn parse(key: &str, value: &str) -> Value {
             })
             .collect::<Map<_, _>>()
             .into(),
+        "rate-limit" => {
+            let mut limits = Map::new();
+            for (path, rate) in items().map(|item| item.split_once('=').unwrap_or((item, ""))) {
+                let (direction, key) = path.split_once('.').unwrap_or((path, ""));
+                limits.entry(direction).or_insert_with(|| json!({}))[key] = scalar(rate);
+            }
+            limits.into()
+        }
         "trunk" | "allowed-macs" => items().map(scalar).collect::<Vec<_>>().into(),
         "queues" if value != "all" => items().map(scalar).collect::<Vec<_>>().into(),
         _ => scalar(value),
@@ -246,13 +254,23 @@ mod tests {
     #[test]
     fn lists_and_objects() {
         let text = "pcapng:dir/in.pcapng,name=p,write=out.pcapng,loop=true,allowed-macs=02:00:00:00:00:01;02:00:00:00:00:02,\
-                    storm-control=broadcast=10;unknown=20";
+                    storm-control=broadcast=10;unknown=20,rate-limit=receive.bits=5000;receive.burst=5ms;transmit.packets=7";
         let spec = short(&[text], false).unwrap();
         let port = &spec.ports["p"];
         assert_eq!(port.read.as_deref(), Some(std::path::Path::new("dir/in.pcapng")));
         assert_eq!(
             (port.repeat, port.allowed_macs.len(), port.storm_control.unknown),
             (true, 2, Some(20))
+        );
+        let [receive, transmit] =
+            [&port.rate_limit.receive, &port.rate_limit.transmit].map(|r| r.as_ref().unwrap());
+        assert_eq!(
+            (receive.bits, receive.packets, receive.burst.to_string()),
+            (Some(5000), None, "5ms".into())
+        );
+        assert_eq!(
+            (transmit.bits, transmit.packets, transmit.burst.to_string()),
+            (None, Some(7), "20ms".into())
         );
         assert_eq!(port.steering, Steering::Exclusive);
         assert_eq!(

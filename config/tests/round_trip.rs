@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clearway_config::{
     Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy, Engine, Host, Hugepages, Idle,
-    MoveDamping, Name, PcpPolicy, Period, Permissions, Port, PortKind, Queues, Spec, StaticMac, Steering,
-    StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
+    MoveDamping, Name, PcpPolicy, Period, Permissions, Port, PortKind, Queues, Rate, RateLimit, Spec,
+    StaticMac, Steering, StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
 };
 use clearway_wire::{Dscp, MacAddr, Pcp, Vid, Vni};
 use proptest::collection::{btree_map, vec};
@@ -89,6 +89,12 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn rate()((packets, bits) in any::<(Option<u32>, Option<u64>)>(), burst in period()) -> Rate {
+        Rate { packets, bits, burst }
+    }
+}
+
+prop_compose! {
     fn port()(
         attachment in attachment(),
         access in option::of(name()),
@@ -100,10 +106,12 @@ prop_compose! {
         (isolated, learning) in any::<(bool, bool)>(),
         (learn_limit, mtu) in any::<(Option<u32>, Option<u16>)>(),
         (broadcast, unknown, multicast) in any::<(Option<u32>, Option<u32>, Option<u32>)>(),
+        (receive, transmit) in (option::of(rate()), option::of(rate())),
     ) -> Port {
         Port {
             access, tunnel, native, trunk, pcp: pcp.map_or(PcpPolicy::Keep, PcpPolicy::Set), allowed_macs, isolated,
-            learning, learn_limit, mtu, storm_control: StormControl { broadcast, unknown, multicast }, ..attachment
+            learning, learn_limit, mtu, storm_control: StormControl { broadcast, unknown, multicast },
+            rate_limit: RateLimit { receive, transmit }, ..attachment
         }
     }
 }

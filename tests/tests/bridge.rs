@@ -415,6 +415,77 @@ fn storms_are_limited() {
     daemon.assert_ledger();
 }
 
+/// At twice the limit of a port that receives, then of one that sends, then without: what is above is dropped there and
+/// for that reason; the other way and other ports lose nothing, nor do they by the changes.
+#[test]
+fn floods_arrive_at_the_limit() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::new(4);
+    let config = |limits: [&str; 2]| {
+        let own = |n: usize| {
+            limits
+                .get(n)
+                .map_or(String::new(), |limit| format!(", rate-limit: {{{limit}}}"))
+        };
+        lan(4, &own, "")
+    };
+    // A flow's frames have 100 bytes and 42 of headers. The burst is what the rate gives while a processor is away.
+    let (rate, burst) = (2000.0, 0.2);
+    let bits = rate as u64 * 8 * 142;
+    let steps = [
+        (
+            "police_receive",
+            [
+                format!("receive: {{packets: {rate}, burst: 200ms}}"),
+                String::new(),
+            ],
+        ),
+        (
+            "police_transmit",
+            [String::new(), format!("transmit: {{bits: {bits}, burst: 200ms}}")],
+        ),
+    ];
+    let daemon = Daemon::start(&pods.fwd, &config(["", ""]));
+    for (from, to) in [(0, 1), (1, 0), (2, 3)] {
+        Ping::new(&Pods::ip4(to)).all(pods.pod(from));
+    }
+    let flow = |from, to, pps| Flow::start(pods.pod(from), pods.pod(to), &Pods::ip4(to), pps, 100);
+    let untouched = [flow(1, 0, 500), flow(2, 3, 500)];
+    for (reason, limits) in &steps {
+        daemon.apply(&config(limits.each_ref().map(String::as_str)));
+        let started = Instant::now();
+        let flood = flow(0, 1, 2 * rate as u32).run(Duration::from_secs(4));
+        let most = rate * (started.elapsed().as_secs_f64() + burst) + 1.0;
+        let least = rate * 4.0 * 0.9;
+        assert!(
+            flood.sent as f64 > 1.8 * rate * 4.0 && (least..=most).contains(&(flood.received as f64)),
+            "{reason}: {least} to {most} expected: {flood:?}\n{}",
+            daemon.explain()
+        );
+        assert!(
+            flood.received as f64 <= rate * 4.0 * 1.1 + rate * burst,
+            "{reason}: {flood:?}"
+        );
+        let dropped = daemon.dropped(reason);
+        assert!(
+            dropped.abs_diff(flood.lost) * 20 <= flood.lost,
+            "{reason}: {dropped}, {flood:?}"
+        );
+    }
+    daemon.apply(&config(["", ""]));
+    flow(0, 1, 2 * rate as u32)
+        .run(Duration::from_secs(1))
+        .assert_whole();
+    untouched
+        .map(Flow::stop)
+        .iter()
+        .for_each(|flow| flow.assert_whole());
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
 #[test]
 fn learning_has_limits() {
     if !ready() {

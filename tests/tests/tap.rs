@@ -109,6 +109,35 @@ fn two_pods_talk_in_large_packets() {
     assert!(a.link("eth0").is_none(), "what was made is gone");
 }
 
+/// A limit counts the bytes of large packets, which TCP then adapts to; the other way it does not hold.
+#[test]
+fn a_rate_limit_holds_for_large_packets() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(2);
+    let (a, b) = (&scene.pods[0], &scene.pods[1]);
+    let limited = scene.config("").replacen(
+        "access: lan",
+        "access: lan, rate-limit: {receive: {bits: 50000000, burst: 50ms}}",
+        1,
+    );
+    let daemon = Daemon::start(&scene.fwd, &limited);
+    scene.address();
+    Ping::new(&Pods::ip4(1)).all(a);
+    let before = port(&daemon, "pod1");
+    let slow = iperf_tcp(a, b, &Pods::ip4(1), 4, "");
+    let after = port(&daemon, "pod1");
+    let sent = |what| count(&after, what) - count(&before, what);
+    assert!((5.0..53.0).contains(&slow.mbits), "{slow:?}");
+    assert!(sent("tx_bytes") > 2000 * sent("tx_packets"), "{after}");
+    assert!(daemon.dropped("police_receive") > 0, "{}", daemon.explain());
+    let fast = iperf_tcp(b, a, &Pods::ip4(0), 2, "");
+    assert!(fast.mbits > 200.0, "{fast:?}");
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
 #[test]
 fn jumbo_frames_and_what_the_interface_is_given() {
     if !ready() {

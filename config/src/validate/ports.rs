@@ -11,8 +11,8 @@ use crate::carried::Frames;
 use crate::path::Path;
 use crate::port::{BusyPoll, Checksum, Service, Steering, XdpMode};
 use crate::problem::Problem;
-use crate::values::{PcpPolicy, PortKind, Queues, TrunkItem};
-use crate::{Api, BridgeDomain, Name, Port, Spec, TagProtocol};
+use crate::values::{PcpPolicy, Period, PortKind, Queues, TrunkItem};
+use crate::{Api, BridgeDomain, Name, Port, Rate, Spec, TagProtocol};
 
 pub(super) fn check(spec: &Spec, findings: &mut Findings) {
     let mut interfaces: BTreeMap<(Option<&str>, &str), &Name> = BTreeMap::new();
@@ -293,6 +293,26 @@ fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
             findings.range(path.at("storm-control").at(key), &rate, &(1..=u32::MAX));
         }
     }
+    let limits = &port.rate_limit;
+    for (key, rate) in [("receive", &limits.receive), ("transmit", &limits.transmit)] {
+        if let Some(rate) = rate {
+            rate_limit(rate, &path.at("rate-limit").at(key), findings);
+        }
+    }
+}
+
+fn rate_limit(rate: &Rate, path: &Path, findings: &mut Findings) {
+    if let Some(packets) = rate.packets {
+        findings.range(path.at("packets"), &packets, &(1..=u32::MAX));
+    }
+    if let Some(bits) = rate.bits {
+        findings.range(path.at("bits"), &bits, &Rate::BITS);
+    }
+    if rate.packets.is_none() && rate.bits.is_none() {
+        findings.add(path.clone(), Problem::NoRate);
+    }
+    let time = Period::from(*Rate::BURST.start())..=Period::from(*Rate::BURST.end());
+    findings.range(path.at("burst"), &rate.burst, &time);
 }
 
 /// `queues`, and which worker serves which.

@@ -1,11 +1,13 @@
 //! Ports: their service, tags and limits; and which members that makes in which domains.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
-use clearway_config::{Name, PcpPolicy, Port, Service as PortService, Spec, TagProtocol};
+use clearway_config::{Name, PcpPolicy, Port, Rate, Service as PortService, Spec, TagProtocol};
 use clearway_engine::{
-    BdId, Member, MemberId, Place, PortConf, PortId, Service, StormLimits, TagRule, VidTable, VtepId,
+    BdId, Member, MemberId, Place, Policer, PortConf, PortId, RateLimit, Service, StormLimits, TagRule,
+    VidTable, VtepId,
 };
 use clearway_wire::{EtherType, Vid};
 
@@ -106,7 +108,7 @@ fn conf(
 ) -> PortConf {
     let mut allowed: Vec<u64> = port.allowed_macs.iter().map(|mac| mac.to_u64()).collect();
     allowed.sort_unstable();
-    let storm = &port.storm_control;
+    let (storm, rates) = (&port.storm_control, &port.rate_limit);
     PortConf {
         service,
         vteps: vteps.map(|ids| ids.as_slice().into()).unwrap_or_default(),
@@ -117,12 +119,32 @@ fn conf(
             unknown: storm.unknown,
         },
         storm_buckets: old.map(|old| old.storm_buckets.clone()).unwrap_or_default(),
+        police_receive: policer(
+            rates.receive.as_ref(),
+            old.and_then(|old| old.police_receive.as_ref()),
+        ),
+        police_transmit: policer(
+            rates.transmit.as_ref(),
+            old.and_then(|old| old.police_transmit.as_ref()),
+        ),
         learning: port.learning,
         learn_limit: port.learn_limit.unwrap_or(u32::MAX),
         entries: old.map(|old| old.entries.clone()).unwrap_or_default(),
         mtu: port.mtu.map(u32::from).or(facts.mtu).unwrap_or(LONGEST),
         finish_checksums: facts.finish_checksums,
     }
+}
+
+/// The policer of a rate: the one that is there, with what is spent of it, if the rate is still the same.
+fn policer(rate: Option<&Rate>, old: Option<&Arc<Policer>>) -> Option<Arc<Policer>> {
+    let rate = rate?;
+    let limit = RateLimit {
+        packets: rate.packets.and_then(NonZeroU32::new),
+        bits: rate.bits.and_then(NonZeroU64::new),
+        burst_ns: u64::try_from(rate.burst.get().as_nanos()).unwrap_or(u64::MAX),
+    };
+    let same = old.filter(|old| old.limit() == limit).cloned();
+    Some(same.unwrap_or_else(|| Arc::new(Policer::new(limit))))
 }
 
 /// The engine's form of a port's service. `old` is the port's former table, if its places are the same: a table of
@@ -215,9 +237,15 @@ fn same(a: &PortConf, b: &PortConf) -> bool {
     service
         && Arc::ptr_eq(&a.entries, &b.entries)
         && Arc::ptr_eq(&a.storm_buckets, &b.storm_buckets)
+        && same_policer(&a.police_receive, &b.police_receive)
+        && same_policer(&a.police_transmit, &b.police_transmit)
         && (&a.vteps, &a.allowed_macs, a.storm, a.learning, a.learn_limit)
             == (&b.vteps, &b.allowed_macs, b.storm, b.learning, b.learn_limit)
         && (a.mtu, a.finish_checksums) == (b.mtu, b.finish_checksums)
+}
+
+fn same_policer(a: &Option<Arc<Policer>>, b: &Option<Arc<Policer>>) -> bool {
+    a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
 }
 
 /// A port's service in words: `access red`, `trunk 100,200-299 native red`, `cross-connect right`, `underlay v0`.

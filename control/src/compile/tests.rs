@@ -1,7 +1,7 @@
 //! What specs come to, and what stays the same from one to the next.
 
 use super::*;
-use clearway_engine::{Domain, PortConf, Service, Tunnel};
+use clearway_engine::{Domain, Policer, PortConf, Service, Tunnel};
 use clearway_wire::EtherType;
 use std::fmt::Write;
 
@@ -189,6 +189,50 @@ cross-connects: [[x, y]]",
         (r.aging, r.rules.domain_limit, r.rules.moves, r.learning),
         (20, 9, 0, false)
     );
+}
+
+#[test]
+fn a_rate_limit_keeps_what_is_spent_until_it_changes() {
+    let mut rig = Rig::default();
+    let config = |limits: &str, mtu: u32| {
+        format!(
+            "ports: {{a: {{kind: memory, access: r, mtu: {mtu}, rate-limit: {limits}}}}}\nbridge-domains: {{r: {{}}}}"
+        )
+    };
+    let both = "{receive: {packets: 5, burst: 3ms}, transmit: {bits: 9000}}";
+    rig.apply(&config(both, 1500));
+    let policers = |rig: &Rig| {
+        let a = rig.port("a");
+        [a.police_receive.clone(), a.police_transmit.clone()]
+    };
+    let before = policers(&rig);
+    let limits = before
+        .each_ref()
+        .map(|policer| policer.as_ref().expect("a limit").limit());
+    let [receive, transmit] =
+        limits.map(|l| (l.packets.map(|n| n.get()), l.bits.map(|n| n.get()), l.burst_ns));
+    assert_eq!(receive, (Some(5), None, 3_000_000));
+    assert_eq!(transmit, (None, Some(9000), 20_000_000));
+    // Another change of the port; a change of one limit; none.
+    let same = |a: &Option<Arc<Policer>>, b: &Option<Arc<Policer>>| match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    rig.apply(&config(both, 1400));
+    let after = policers(&rig);
+    assert!(same(&before[0], &after[0]) && same(&before[1], &after[1]));
+    rig.apply(&config(
+        "{receive: {packets: 5, burst: 3ms}, transmit: {bits: 9001}}",
+        1400,
+    ));
+    let after = policers(&rig);
+    assert!(same(&before[0], &after[0]) && !same(&before[1], &after[1]));
+    let limit = after[1]
+        .as_ref()
+        .map(|policer| policer.limit().bits.map(|n| n.get()));
+    assert_eq!(limit, Some(Some(9001)));
+    rig.apply(&config("{}", 1400));
+    assert!(policers(&rig).iter().all(Option::is_none));
 }
 
 const OVERLAY: &str = "ports:

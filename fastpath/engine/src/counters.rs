@@ -25,8 +25,8 @@ pub struct PortCounters {
     pub rx_missed: Counter,
     /// Descriptors from the kernel or a guest that were not valid.
     pub rx_invalid: Counter,
-    /// Drops by reason, of frames that arrived here; `tx_full` and `tx_unsendable` also of frames
-    /// that this port was to send.
+    /// Drops by reason, of frames that arrived here; `tx_full`, `tx_unsendable` and
+    /// `police_transmit` also, or only, of frames that this port was to send.
     pub drops: Reasons,
     /// New addresses refused because of a limit of the port, the domain or the table.
     pub learn_refused: Counter,

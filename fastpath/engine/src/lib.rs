@@ -24,6 +24,7 @@ mod ids;
 mod message;
 mod packet;
 mod pipeline;
+mod police;
 mod rewrite;
 mod segment;
 mod snapshot;
@@ -37,6 +38,7 @@ pub use drops::DropReason;
 pub use engine::{Engine, EngineConfig, EngineError, QueueEvent, QueueHome, WorkerReport};
 pub use fdb::{Fdb, FdbEntry, FdbKey, LearnRules, Learned, MOST_MOVES, Reaper};
 pub use ids::{BdId, Dest, MemberId, PortId, TunnelId, VtepId, WorkerId};
+pub use police::{Policer, RateLimit};
 pub use rewrite::{OuterSpec, Rewrite};
 pub use snapshot::{
     Domain, Member, OuterDscp, Place, PortConf, Remotes, Service, Snapshot, StormLimits, TagRule, Tunnel,

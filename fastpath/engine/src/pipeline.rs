@@ -5,6 +5,7 @@
 
 use crate::fdb::Value;
 use crate::packet::{Batch, Meta, Origin, Verdict};
+use crate::police::Policer;
 use crate::stages::{Cx, decap, egress, flood, learn, lookup, parse, vlan};
 use crate::{Domain, DropReason, FdbKey, PortId, Service};
 use clearway_io::{Frame, Leaving};
@@ -13,6 +14,9 @@ use clearway_io::{Frame, Leaving};
 #[inline]
 pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
     let conf = cx.conf;
+    if let Some(policer) = &conf.police_receive {
+        police(cx, batch, policer);
+    }
     match &conf.service {
         Service::CrossConnect(to) => return cross_connect(cx, batch, *to),
         Service::Access(place) => headers(cx, batch, |frame, meta| vlan::access(frame, meta, *place)),
@@ -26,6 +30,15 @@ pub(crate) fn run(cx: &mut Cx<'_>, batch: &mut Batch) {
         flood::run(cx, batch);
     }
     egress::run(cx, batch);
+}
+
+/// Gives up what is above the port's rate, before any work is done for it.
+#[inline(never)]
+fn police(cx: &mut Cx<'_>, batch: &mut Batch, policer: &Policer) {
+    let pass = policer.admit(&batch.frames, cx.now.ns);
+    for frame in batch.frames.drain(pass..) {
+        cx.drop(frame, DropReason::PoliceReceive);
+    }
 }
 
 /// parse → decap → vlan: which domain is each frame in? Then asks memory for what its addresses need.

@@ -10,6 +10,7 @@
 //! Everything sits behind an `Arc` of its own: a new snapshot shares what did not change with the old one.
 //! Control builds snapshots, workers read them; nobody changes one.
 
+use crate::police::Policer;
 use crate::storm::Storm;
 use crate::{BdId, LearnRules, MemberId, PortId, TunnelId, VtepId};
 use clearway_wire::{Dscp, EtherType, MappedIp, Pcp, Tag, Tci, Vid, Vni};
@@ -167,6 +168,10 @@ pub struct PortConf {
     pub storm: StormLimits,
     /// What is spent of them; shared by all snapshots and queues of this port.
     pub storm_buckets: Arc<Storm>,
+    /// Limits what is received, if anything does; shared by all snapshots and queues of this port, like the next.
+    pub police_receive: Option<Arc<Policer>>,
+    /// Limits what is sent.
+    pub police_transmit: Option<Arc<Policer>>,
     /// Whether source addresses are learned here.
     pub learning: bool,
     /// Most dynamic addresses.
@@ -187,6 +192,8 @@ impl Default for PortConf {
             allowed_macs: Box::default(),
             storm: StormLimits::default(),
             storm_buckets: Arc::default(),
+            police_receive: None,
+            police_transmit: None,
             learning: true,
             learn_limit: u32::MAX,
             entries: Arc::default(),

@@ -16,6 +16,7 @@ use crate::counters::Ledger;
 use crate::fdb::Grace;
 use crate::message::{Command, Event};
 use crate::packet::Batch;
+use crate::police::Policer;
 use crate::stages::{Cx, Now, egress};
 use crate::tx::{Route, TxQueues};
 use crate::{DropReason, Fdb, PortConf, PortCounters, PortId, Snapshot, WorkerId, pipeline};
@@ -455,6 +456,11 @@ impl Worker {
             let (counters, reason) = match route {
                 Route::Local(index) => match self.queues.get_mut(index).and_then(Option::as_mut) {
                     Some(queue) => {
+                        if let Some(policer) = &queue.conf.police_transmit {
+                            let over = police(policer, &mut self.pools, frames, self.now.ns);
+                            self.ledger.drops[DropReason::PoliceTransmit as usize] += over;
+                            queue.counters.drops.of(DropReason::PoliceTransmit).add(over);
+                        }
                         let sent = queue.io.tx_batch(&mut self.pools, frames);
                         queue.counters.tx_packets.add(sent.packets);
                         queue.counters.tx_bytes.add(sent.bytes);
@@ -597,6 +603,15 @@ fn make_own(pools: &mut PoolSet, frames: &mut Vec<Frame>) -> u64 {
         whole
     });
     (before - frames.len()) as u64
+}
+
+/// Frees what is above a port's rate; gives its number.
+#[inline(never)]
+fn police(policer: &Policer, pools: &mut PoolSet, frames: &mut Vec<Frame>, now_ns: u64) -> u64 {
+    let pass = policer.admit(frames, now_ns);
+    let over = frames.len() - pass;
+    frames.drain(pass..).for_each(|frame| pools.free(frame));
+    over as u64
 }
 
 /// Passes frames to another worker; gives their number, the rest stays in `frames`.

@@ -7,10 +7,20 @@ use clearway_io::{Offload, Offloads};
 use clearway_wire::{EtherType, MacAddr, MappedIp};
 use common::*;
 use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Mutex};
 
+/// Few frames, or one large packet, pass it.
+fn policer() -> Option<Arc<Policer>> {
+    Some(Arc::new(Policer::new(RateLimit {
+        packets: NonZeroU32::new(1000),
+        bits: NonZeroU64::new(100_000),
+        burst_ns: 0,
+    })))
+}
+
 /// One port of every service: access, trunk with native and QinQ, tunnel, an uplink with a VTEP, a
-/// cross-connect, one without service, one isolated access port with storm control.
+/// cross-connect, one without service, one isolated access port with storm control and rate limits.
 fn bed() -> Bed {
     // Two ports take frames undone, one of them only checksums.
     let mut offloads = [Offloads::empty(); 8];
@@ -35,7 +45,10 @@ fn bed() -> Bed {
         p.service = Service::Access(place(1, 2));
         p.finish_checksums = true;
         p.storm.broadcast = Some(10);
+        p.police_receive = policer();
+        p.police_transmit = policer();
     });
+    bed.port(2, |p| p.police_transmit = policer());
     let tags = |outer: (EtherType, u16), inner: Option<u16>| TagRule {
         outer: Some((outer.0, vid(outer.1))),
         inner: inner.map(vid),
