@@ -2,14 +2,14 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, socket, sockopt};
 use nix::sys::stat::Mode;
 
 /// Longer than another daemon looks and binds.
@@ -195,7 +195,7 @@ impl Occupant {
             Ok(meta) if !meta.file_type().is_socket() => return Ok(Self::File),
             Ok(_) => {}
         }
-        match UnixStream::connect(path) {
+        match knock(path) {
             // The credentials of who called listen(2), unix(7); 0 if it is in a PID namespace that we can't see.
             Ok(stream) => Ok(Self::Listener(
                 nix::sys::socket::getsockopt(&stream, sockopt::PeerCredentials)
@@ -211,6 +211,14 @@ impl Occupant {
     }
 }
 
+/// Connects without waiting for a place in a full queue, which might never become free.
+fn knock(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
 /// Device and inode of what is at a path.
 pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
@@ -221,6 +229,7 @@ pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     fn mode(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777

@@ -221,7 +221,7 @@ impl Frame {
     #[must_use]
     pub fn push_front(&mut self, n: u32) -> bool {
         let kept = if self.needs.is_empty() { 0 } else { UNDONE };
-        if n + kept > self.headroom() {
+        if n.saturating_add(kept) > self.headroom() {
             return false;
         }
         // SAFETY: n ≤ headroom, so the pointer stays in the chunk.

@@ -92,7 +92,12 @@ impl Mapping {
         if length < end {
             return Err(GuestMemoryError::Short { spec, file: length });
         }
-        let bytes = usize::try_from(end).map_err(|_| wrong("it is larger than an address space"))?;
+        let page = page_size(file).map_err(|source| GuestMemoryError::Map { spec, source })?;
+        // The kernel maps whole pages.
+        let bytes = usize::try_from(end)
+            .ok()
+            .and_then(|end| end.checked_next_multiple_of(page));
+        let bytes = bytes.ok_or(wrong("it is larger than an address space"))?;
         // From the file's start: a hugetlbfs file takes offsets of whole huge pages only.
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
         let start = unsafe {
@@ -114,12 +119,19 @@ impl Mapping {
         };
         // SAFETY: mmap_offset < bytes.
         let base = unsafe { start.add(spec.mmap_offset as usize) };
+        let Some(watched) = sigbus::watch(start.as_ptr() as usize, bytes, page) else {
+            // SAFETY: the mapping was made just now, and nobody has an address in it.
+            unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+            return Err(wrong(
+                "4,096 regions of guests are mapped already, which is the most",
+            ));
+        };
         Ok(Self {
             spec,
             base,
             start,
             bytes,
-            watched: sigbus::watch(start.as_ptr() as usize, bytes),
+            watched,
         })
     }
 }
@@ -127,14 +139,25 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         self.watched.end();
-        // munmap of a hugetlbfs mapping takes whole huge pages only; others may be rounded up as well.
-        for unit in [4096, 2 << 20, 1 << 30] {
-            // SAFETY: the mapping that `new` made; nobody has an address in it any more.
-            if unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes.next_multiple_of(unit)) } == 0 {
-                break;
-            }
-        }
+        // SAFETY: the mapping that `new` made; nobody has an address in it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// Bytes of a page of a mapping of the file.
+fn page_size(file: &OwnedFd) -> io::Result<usize> {
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: fstatfs fills in what it is given.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fstatfs succeeded.
+    let stat = unsafe { stat.assume_init() };
+    Ok(if stat.f_type == libc::HUGETLBFS_MAGIC {
+        stat.f_bsize as usize
+    } else {
+        4096
+    })
 }
 
 fn file_size(file: &OwnedFd) -> io::Result<u64> {

@@ -12,8 +12,8 @@ use super::memory::GuestMemory;
 use super::port::{VringConfig, VringError};
 use super::record::RingRecord;
 use super::ring::{
-    Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, NEXT, RingPart, Slot, Slots, Used,
-    Violation, Vring, WRITE, add_pieces, check_direction, indirect_entries,
+    Direction, F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC, INDIRECT, MAX_CHAIN, NEXT, RingPart, Slot, Slots,
+    Used, Violation, Vring, WRITE, add_pieces, check_direction, indirect_entries,
 };
 use crate::DirtyLog;
 use crate::frame::Piece;
@@ -255,7 +255,7 @@ impl PackedRing {
     /// How many descriptors a chain takes up, and its id: that of the last (§2.8.6).
     #[cold]
     fn extent(&self, first: Position) -> Result<(u16, u16), Violation> {
-        for n in 1..self.size {
+        for n in 1..self.size.min(MAX_CHAIN) {
             let rest = self.rest(first.plus(n, self.size).index);
             if (rest >> FLAGS) as u16 & NEXT == 0 {
                 return Ok((n + 1, (rest >> 32) as u16));
@@ -321,6 +321,9 @@ impl Vring for PackedRing {
         let mut part = *slot;
         for n in 1..=slot.descriptors {
             if part.flags & INDIRECT != 0 {
+                if slot.descriptors > 1 {
+                    return Err(Violation::IndirectNext);
+                }
                 let entries = indirect_entries(&part, self.indirect, self.size)?;
                 // In a packed ring's table entries follow one another; only WRITE counts (§2.8.7).
                 for index in 0..entries {

@@ -5,6 +5,7 @@ use super::packed::PackedRing;
 use super::receive::Receive;
 use super::record::RingRecord;
 use super::ring::{F_RING_PACKED, Violation, Vring};
+use super::sigbus;
 use super::split::SplitRing;
 use super::transmit::Transmit;
 use super::{DirtyLog, GuestMemory, InflightRegion};
@@ -206,6 +207,19 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Empties the kick: else who waits for it is woken at once, for ever. Never waits itself, whatever the front-end has
+    /// made of the descriptor that it shares.
+    fn forget_kicks(&self) {
+        let Some(fd) = &self.config.kick else { return };
+        let mut count = [0u8; 8];
+        let part = libc::iovec {
+            iov_base: count.as_mut_ptr().cast(),
+            iov_len: count.len(),
+        };
+        // SAFETY: one buffer of 8 bytes that lives through the call; -1: the file has no offset.
+        unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    }
+
     fn close(self) -> VringConfig {
         VringConfig {
             base: self.ring.base(),
@@ -395,6 +409,13 @@ impl VhostPort {
     }
 
     #[cold]
+    fn look_for_tears(&mut self) {
+        if self.memory.is_torn() && self.fault.is_none() {
+            self.violated("transmit or receive", Violation::TornMemory);
+        }
+    }
+
+    #[cold]
     fn disarm(&mut self) {
         self.armed = false;
         if let Some(queue) = &mut self.transmit {
@@ -411,6 +432,9 @@ impl Port for VhostPort {
         }
         if let Some(mac) = self.announcement.take() {
             return self.hand_out(mac, pools, batch);
+        }
+        if sigbus::any_torn() {
+            self.look_for_tears();
         }
         let (Some(queue), None) = (&mut self.transmit, &self.fault) else {
             return 0;
@@ -503,6 +527,7 @@ impl Port for VhostPort {
             return false;
         };
         self.armed = true;
+        queue.forget_kicks();
         queue.ring.ask_for_kicks(true);
         queue.ring.has_some()
     }

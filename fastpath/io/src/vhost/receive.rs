@@ -24,6 +24,8 @@ pub(super) struct Receive {
     /// Bytes of the header before each frame.
     header: u32,
     /// Frames may take several buffers (VIRTIO_NET_F_MRG_RXBUF).
+    /// Descriptors that were looked at in this call.
+    effort: usize,
     mergeable: bool,
     /// While the guest migrates: then every frame takes the way of those that are not plain.
     pub(super) log: Option<Arc<DirtyLog>>,
@@ -31,6 +33,10 @@ pub(super) struct Receive {
 
 // SAFETY: the places lead to memory that `map` keeps mapped, on whatever thread.
 unsafe impl Send for Receive {}
+
+/// Most descriptors that are looked at for one list of frames, more or less: a batch of packets of 64 KiB takes some 6,000.
+/// A guest whose buffers have many small or empty parts must not stop the worker; the rest finds no room.
+const EFFORT: usize = 16 << 10;
 
 /// Long frames are loaded, and their buffers asked for, so many frames before their turn.
 const AHEAD: usize = 2;
@@ -73,6 +79,7 @@ impl Receive {
             pieces: Vec::with_capacity(usize::from(ring_size) + super::memory::MAX_REGIONS),
             used: ArrayVec::new(),
             header,
+            effort: 0,
             mergeable,
             log: None,
         }
@@ -89,11 +96,16 @@ impl Receive {
         let mut counts = TxCounts::default();
         let mut done = 0;
         let mut want = frames.len().min(BATCH);
-        while done < frames.len() {
+        self.effort = 0;
+        while done < frames.len() && self.effort < EFFORT {
             let n = match ring.fetch(want, &mut self.slots) {
                 Ok(n) => n,
                 Err(violation) => return (counts, done, Err(violation)),
             };
+            self.effort += self.slots[..n]
+                .iter()
+                .map(|slot| usize::from(slot.descriptors))
+                .sum::<usize>();
             self.look_ahead(n, &frames[done..]);
             let before = done;
             let (frames_done, taken, violation) = self.fill(ring, &frames[done..], n, &mut counts);
@@ -149,7 +161,7 @@ impl Receive {
     ) -> (usize, usize, Option<Violation>) {
         let mut buffer = 0;
         for (i, frame) in frames.iter().enumerate() {
-            if buffer >= n {
+            if buffer >= n || self.effort >= EFFORT {
                 return (i, buffer, None);
             }
             let slot = self.slots[buffer];
@@ -244,6 +256,7 @@ impl Receive {
                 }
                 result => result?,
             }
+            self.effort += self.pieces.len() - before;
             let size: u64 = self.pieces[before..]
                 .iter()
                 .map(|piece| u64::from(piece.len))

@@ -63,7 +63,10 @@ impl RingFile {
             .truncate(false)
             .open(path)?;
         let bytes = rings * SLOT;
-        file.set_len(bytes as u64)?;
+        // Never shorter: who had the port before may still have it mapped.
+        if file.metadata()?.len() < bytes as u64 {
+            file.set_len(bytes as u64)?;
+        }
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(

@@ -67,6 +67,9 @@ pub(super) struct Slot {
     pub(super) next: u16,
 }
 
+/// Most descriptors of a buffer: no driver has chains of more, however long its ring is (QEMU's limit for any queue).
+pub(super) const MAX_CHAIN: u16 = 1024;
+
 /// Buffers that were looked at in one go.
 pub(super) type Slots = [Slot; BATCH];
 
@@ -146,8 +149,16 @@ pub(super) fn add_pieces(
     size: u16,
 ) -> Result<(), Violation> {
     // A chain is no longer than the ring; a region's end may cut a piece in two.
-    let most = usize::from(size) + MAX_REGIONS;
+    let most = usize::from(size.min(MAX_CHAIN)) + MAX_REGIONS;
     let (mut at, mut rest) = (address, len);
+    if len == 0 {
+        // It counts: looking at nothing takes time too.
+        let data = std::ptr::dangling();
+        pieces.push(Piece { data, len });
+    }
+    if pieces.len() > most {
+        return Err(Violation::ChainTooLong { size });
+    }
     while rest > 0 {
         let (data, n) = map.part(at, rest).ok_or(Violation::Address { address, len })?;
         if pieces.len() >= most {

@@ -15,6 +15,8 @@ struct Slot {
     /// First address; 0: free. Claimed with 1, which no mapping has.
     start: AtomicUsize,
     end: AtomicUsize,
+    /// Bytes of a page of the mapping.
+    page: AtomicUsize,
     torn: AtomicBool,
 }
 
@@ -22,15 +24,25 @@ static WATCHED: [Slot; SLOTS] = [const {
     Slot {
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
         torn: AtomicBool::new(false),
     }
 }; SLOTS];
 
-/// A range that is watched; none: there was no slot left, and a cut file ends the process.
-pub(super) struct Watched(Option<&'static Slot>);
+/// Whether any file was ever cut short: then it is worth asking whose.
+static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Begins to watch a range of mapped memory.
-pub(super) fn watch(start: usize, bytes: usize) -> Watched {
+/// Whether any range that is or was watched is torn.
+#[inline(always)]
+pub(super) fn any_torn() -> bool {
+    ANY.load(Ordering::Relaxed)
+}
+
+/// A range that is watched.
+pub(super) struct Watched(&'static Slot);
+
+/// Begins to watch a mapping: all of its pages, of `page` bytes each. None if as many are watched as can be.
+pub(super) fn watch(start: usize, bytes: usize, page: usize) -> Option<Watched> {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(install);
     let claimed = WATCHED.iter().find(|slot| {
@@ -38,27 +50,25 @@ pub(super) fn watch(start: usize, bytes: usize) -> Watched {
             .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     });
-    if let Some(slot) = claimed {
-        slot.torn.store(false, Ordering::Relaxed);
-        slot.end.store(start + bytes, Ordering::Relaxed);
-        // Release: a handler that sees the start sees the end.
-        slot.start.store(start, Ordering::Release);
-    }
-    Watched(claimed)
+    let slot = claimed?;
+    slot.torn.store(false, Ordering::Relaxed);
+    slot.page.store(page, Ordering::Relaxed);
+    slot.end.store(start + bytes, Ordering::Relaxed);
+    // Release: a handler that sees the start sees the rest.
+    slot.start.store(start, Ordering::Release);
+    Some(Watched(slot))
 }
 
 impl Watched {
     /// Whether the file behind the range turned out to be shorter.
     #[inline]
     pub(super) fn is_torn(&self) -> bool {
-        self.0.is_some_and(|slot| slot.torn.load(Ordering::Relaxed))
+        self.0.torn.load(Ordering::Relaxed)
     }
 
     /// Ends watching, before the range is unmapped.
     pub(super) fn end(&mut self) {
-        if let Some(slot) = self.0.take() {
-            slot.start.store(0, Ordering::Release);
-        }
+        self.0.start.store(0, Ordering::Release);
     }
 }
 
@@ -76,37 +86,40 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     let info = unsafe { &*info };
     // SAFETY: for SIGBUS the union holds the address.
     let address = unsafe { info.si_addr() } as usize;
-    let hit = WATCHED.iter().find(|slot| {
+    let hit = WATCHED.iter().find_map(|slot| {
         let start = slot.start.load(Ordering::Acquire);
-        start > 1 && (start..slot.end.load(Ordering::Relaxed)).contains(&address)
+        let (end, page) = (
+            slot.end.load(Ordering::Relaxed),
+            slot.page.load(Ordering::Relaxed),
+        );
+        // The same before and after: what was read belongs together.
+        let same = slot.start.load(Ordering::Acquire) == start;
+        (start > 1 && same && (start..end).contains(&address)).then_some((slot, page))
     });
-    if let Some(slot) = hit {
+    if let Some((slot, page)) = hit {
         slot.torn.store(true, Ordering::Relaxed);
-        // A page of hugetlbfs can't be replaced in part: the rest of the range goes with it.
-        let start = slot.start.load(Ordering::Relaxed);
-        let end = slot.end.load(Ordering::Relaxed);
-        for unit in [4096usize, 2 << 20, 1 << 30] {
-            let page = address & !(unit - 1);
-            if page < start && unit > 4096 {
-                break;
-            }
-            let len = unit
-                .min(end.next_multiple_of(4096).saturating_sub(page))
-                .max(4096);
-            // SAFETY: replaces pages of a guest's mapping, which is reached by copying only, by zeros.
-            let zeros = unsafe {
-                libc::mmap(
-                    page as *mut libc::c_void,
-                    len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                    -1,
-                    0,
-                )
-            };
-            if zeros != libc::MAP_FAILED {
-                return;
-            }
+        ANY.store(true, Ordering::Relaxed);
+        // The code that was interrupted may be about to read it.
+        // SAFETY: it only says where the thread has it.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the thread's own, which nobody else touches.
+        let before = unsafe { errno.read() };
+        // A whole page of the mapping: of hugetlbfs nothing smaller can be replaced. A mapping begins at a page's start.
+        // SAFETY: replaces a page of a guest's mapping, which is reached by copying only, by zeros.
+        let zeros = unsafe {
+            libc::mmap(
+                (address & !(page - 1)) as *mut libc::c_void,
+                page,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
+        if zeros != libc::MAP_FAILED {
+            return;
         }
     }
     // Not ours: what SIGBUS does by default, at the same instruction.

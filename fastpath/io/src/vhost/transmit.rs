@@ -98,7 +98,17 @@ impl Transmit {
                     batch.push(frame);
                     Ok(Taken::Frame)
                 }
-                None => self.other(ring, done, pool, batch),
+                None => {
+                    let taken = self.other(ring, done, pool, batch);
+                    // Also what is no frame, and parts that are empty, take their time.
+                    bytes += self
+                        .pieces
+                        .iter()
+                        .map(|piece| piece.len.max(64))
+                        .fold(0, u32::saturating_add)
+                        .min(BUDGET);
+                    taken
+                }
             };
             match taken {
                 Ok(Taken::Frame) => {}

@@ -1,6 +1,7 @@
 //! vhost-user ports against a driver that was written from the specification: what must work.
 
 mod bed;
+mod bounds;
 mod inflight;
 mod life;
 mod log;
