@@ -1,5 +1,5 @@
 //! Virtual machines on vhost-user ports: QEMU guests with Linux' virtio-net, split and packed rings, one and two queues,
-//! with one another, with a pod on AF_XDP and with a remote host behind the kernel's VXLAN device; and what becomes of
+//! with one another, with a pod on AF_XDP, with a kernel behind a TAP and with a remote host behind the kernel's VXLAN device; and what becomes of
 //! them when the daemon or a guest goes and comes back.
 //!
 //! The guests are emulated: their figures say nothing of Clearway's speed.
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const BACK: Duration = Duration::from_secs(60);
 const RESTARTS: usize = 20;
 
-fn domain(scene: &Overlay, sockets: &Path) -> String {
+fn domain(scene: &Overlay, sockets: &Path, tap: &Netns) -> String {
     let mut text = scene.config(1, "", "");
-    let ports: String = ["a", "b"]
+    let mut ports: String = ["a", "b"]
         .iter()
         .map(|name| {
             let socket = sockets.join(name);
@@ -24,6 +24,10 @@ fn domain(scene: &Overlay, sockets: &Path) -> String {
             format!("  {name}: {{kind: vhost-user, socket: {socket}, queue-pairs: 2, access: lan}}\n")
         })
         .collect();
+    ports += &format!(
+        "  t: {{kind: tap, interface: t0, netns: {}, access: lan}}\n",
+        tap.name()
+    );
     text = text.replacen("ports:\n", &format!("ports:\n{ports}"), 1);
     text
 }
@@ -131,6 +135,8 @@ fn running(daemon: &Daemon<'_>, port: &str, words: &[&str]) {
 
 struct Scene {
     overlay: Overlay,
+    /// Has the device `t0` of a TAP port.
+    tap: Netns,
     sockets: tempfile::TempDir,
 }
 
@@ -139,11 +145,16 @@ impl Scene {
         let overlay = Overlay::new(Pods::new(1), 1, Underlay::V4, 1600);
         overlay.vxlan(0, "vx0", 100, Mac::local(0x600), "");
         let sockets = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder for sockets: {e}"));
-        Self { overlay, sockets }
+        let tap = Netns::new("tap");
+        Self {
+            overlay,
+            tap,
+            sockets,
+        }
     }
 
     fn daemon(&self) -> Daemon<'_> {
-        let text = domain(&self.overlay, self.sockets.path());
+        let text = domain(&self.overlay, self.sockets.path(), &self.tap);
         DaemonBuilder::config(&self.overlay.pods.fwd, &text).start()
     }
 }
@@ -168,11 +179,12 @@ fn guests_talk_to_one_another_to_pods_and_to_remotes() {
     let mut b = guest(sockets, "b", 2, "packed=on");
     running(&daemon, "a", &[]);
     running(&daemon, "b", &["packed"]);
-    let (pod, remote) = (Pods::ip4(0), Overlay::ip4(0));
-    for to in [ip("b"), &pod, &remote] {
+    let (pod, remote, tap) = (Pods::ip4(0), Overlay::ip4(0), "10.0.0.60");
+    scene.tap.addr("t0", &format!("{tap}/24"));
+    for to in [ip("b"), &pod, &remote, tap] {
         answered(&mut a, to, &daemon);
     }
-    for to in [&pod, &remote] {
+    for to in [&pod, &remote, tap] {
         answered(&mut b, to, &daemon);
     }
     Ping::new(ip("a")).args("-W 20").all(scene.overlay.pods.pod(0));
@@ -187,6 +199,12 @@ fn guests_talk_to_one_another_to_pods_and_to_remotes() {
         size > 2000 && size > before,
         "frames of guest a: {size} bytes on average, before {before}"
     );
+    // And into the kernel behind a TAP: nothing was cut up so far.
+    let served = iperf_server(&scene.tap);
+    tcp(&mut b, tap, || {});
+    drop(served);
+    let ledger = daemon.assert_ledger();
+    assert_eq!(ledger.segments, 0, "{ledger:?}");
     // Elsewhere they arrive in pieces that fit.
     let served = iperf_server(scene.overlay.pods.pod(0));
     tcp(&mut a, &pod, || {});
