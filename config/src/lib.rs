@@ -11,6 +11,7 @@
 //! which port carries a VTEP's address).
 #![forbid(unsafe_code)]
 
+pub mod attach;
 mod bridge;
 mod carried;
 mod decode;

@@ -1,0 +1,316 @@
+//! Attachments: a port that a pod or a guest was given by its container runtime, through the CNI plugin.
+//!
+//! ```text
+//!   clearway-cni ── Attach ──► daemon: journal, addresses, interface, port ──► Attachment ──► CNI result
+//! ```
+//!
+//! The words between the plugin and the daemon (JSON on the daemon's socket). An attachment is known by the container's
+//! identifier and the name of the interface in it, as CNI knows it (`CNI_CONTAINERID`, `CNI_IFNAME`).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clearway_wire::{MacAddr, Vid, Vni};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{Permissions, TrunkItem};
+use crate::{Name, RateLimit};
+
+/// Which attachment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AttachmentId {
+    /// The container's identifier (`CNI_CONTAINERID`): begins with a letter or a digit, goes on with these, `_`, `.` and `-`.
+    pub container: String,
+    /// The name of the interface in the container (`CNI_IFNAME`).
+    pub interface: String,
+}
+
+impl fmt::Display for AttachmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.container, self.interface)
+    }
+}
+
+/// What is asked for: the body of `PUT /v1/attachments/{container}/{interface}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Attach {
+    /// The name of the CNI network.
+    pub network: String,
+    /// The file of the pod's network namespace, as the daemon sees it.
+    pub netns: PathBuf,
+    /// Who it is for, where a Kubernetes runtime says so (`K8S_POD_…` of `CNI_ARGS`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+    /// How the pod gets its frames.
+    pub kind: AttachKind,
+    /// The layer 2 segment.
+    pub segment: Segment,
+    /// Its MAC address. Absent: one that the daemon makes up, the same for the same pod and interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// The MTU of its interface, in bytes. Absent: 1500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Upper limits of what it sends (`receive`) and is sent (`transmit`).
+    #[serde(default, skip_serializing_if = "RateLimit::is_empty")]
+    pub rate_limit: RateLimit,
+    /// It may send from its own MAC address alone.
+    #[serde(default)]
+    pub anti_spoof: bool,
+    /// With kind `vhost-user`: its socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost: Option<VhostSocket>,
+    /// Where its addresses come from.
+    #[serde(default)]
+    pub ipam: Ipam,
+}
+
+/// A pod, by the names that Kubernetes gives it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pod {
+    /// `K8S_POD_NAMESPACE`.
+    pub namespace: String,
+    /// `K8S_POD_NAME`.
+    pub name: String,
+    /// `K8S_POD_UID`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How a pod gets its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachKind {
+    /// A veth pair; the daemon's end is an AF_XDP port.
+    Veth,
+    /// A TAP in the pod's namespace, with offloads.
+    Tap,
+    /// A unix socket over which a virtio-net driver in the pod (DPDK, QEMU) shares its memory.
+    VhostUser,
+}
+
+impl fmt::Display for AttachKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Veth => "veth",
+            Self::Tap => "tap",
+            Self::VhostUser => "vhost-user",
+        })
+    }
+}
+
+/// The layer 2 segment of an attachment: an existing bridge domain, by its name or by what it is on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Segment {
+    /// Untagged frames of this bridge domain.
+    Domain(Name),
+    /// Untagged frames of the bridge domain whose `vlan` this is.
+    Vlan(Vid),
+    /// Untagged frames of the bridge domain whose `vni` this is.
+    Vni(Vni),
+    /// Tagged frames of several bridge domains, untagged ones of `native`; as in `ports.NAME`.
+    #[serde(rename_all = "kebab-case")]
+    Trunk {
+        /// What is carried tagged.
+        items: Vec<TrunkItem>,
+        /// The bridge domain of untagged frames.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        native: Option<Name>,
+    },
+}
+
+/// The socket of a vhost-user attachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct VhostSocket {
+    /// The folder for the socket. Absent: one of its own below the daemon's `vhost` folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// The socket's file name. Absent: `vhost.sock`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The pod's side listens; the daemon connects.
+    pub client: bool,
+    /// The most queue pairs. Absent: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_pairs: Option<u16>,
+    /// The user whom folder and socket belong to, by name or number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Their group, by name or number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The socket's permissions, in octal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+    /// The SELinux label of folder and socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selinux_label: Option<String>,
+}
+
+/// Where the addresses of an attachment come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ipam {
+    /// It has none.
+    #[default]
+    None,
+    /// Another IPAM plugin has chosen them, or the configuration of the network.
+    Given(Addresses),
+    /// The daemon chooses them from one of its address pools.
+    #[serde(rename_all = "kebab-case")]
+    Pool {
+        /// The pool. May be left out where there is exactly one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<Name>,
+        /// These and no others, each of the pool.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        wanted: Vec<IpAddr>,
+    },
+}
+
+/// The layer 3 settings of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Addresses {
+    /// Its addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<InterfaceAddress>,
+    /// The routes through it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InterfaceAddress {
+    /// The address and its subnet's length: `10.9.0.5/24`.
+    pub address: IpNet,
+    /// The gateway of the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route through an interface; the fields of CNI 1.1.0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Route {
+    /// The destination.
+    pub dst: IpNet,
+    /// The next hop. Absent: the gateway of the first address of its family; none: on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    /// The MTU along it, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The TCP maximal segment size to advertise, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// The metric; less is preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// The routing table. Absent: main.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// The scope, as in `RTN(7)`: 0 global, 253 link, 254 host. Absent: global with a next hop, link without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+}
+
+/// An attachment as it is: the answer to `PUT` and `GET`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attachment {
+    /// Which.
+    pub id: AttachmentId,
+    /// What was asked for.
+    pub wanted: Attach,
+    /// Whether it is complete.
+    pub state: AttachmentState,
+    /// The port in the engine.
+    pub port: Name,
+    /// The bridge domain of its untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Name>,
+    /// Our end of the veth pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_interface: Option<String>,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The MTU of its interface, in bytes.
+    pub mtu: u16,
+    /// Its layer 3 settings.
+    pub addresses: Addresses,
+    /// The vhost-user socket, as the daemon sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// What is not as it should be: each with what it is, what it should be, and what is done about it.
+    #[serde(default)]
+    pub problems: Vec<String>,
+    /// Times that it was changed.
+    pub generation: u64,
+}
+
+/// Whether an attachment is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentState {
+    /// It is being made; found so at a start, it is taken back.
+    Adding,
+    /// It is there.
+    Ready,
+    /// It is being removed; found so at a start, that goes on.
+    Removing,
+}
+
+impl fmt::Display for AttachmentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Adding => "adding",
+            Self::Ready => "ready",
+            Self::Removing => "removing",
+        })
+    }
+}
+
+/// Which attachments of a network still have a container: the body of `POST /v1/attachments/gc`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Collect {
+    /// The name of the CNI network.
+    pub network: String,
+    /// All others of this network are removed.
+    pub valid: Vec<AttachmentId>,
+}
+
+/// What `POST /v1/attachments/gc` has removed, and what `DELETE` of one has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Removed {
+    /// Those that were there.
+    pub removed: Vec<AttachmentId>,
+}
+
+/// What an ADD would need: the body of `POST /v1/attachments/status`; an answer without an error says that it is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Need {
+    /// The layer 2 segment.
+    pub segment: Segment,
+    /// Where addresses come from; of `given`, nothing is asked.
+    #[serde(default)]
+    pub ipam: Ipam,
+}
