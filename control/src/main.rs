@@ -15,6 +15,7 @@ mod daemon;
 mod handle;
 mod host;
 mod reconcile;
+mod store;
 
 fn main() -> std::process::ExitCode {
     cli::main()
