@@ -16,7 +16,7 @@
 //!
 //! Guarantees: the changes of one [`Store::commit`] are there all or none, whatever ends the process meanwhile, and
 //! they are there when it returns. How long: [`ObjectKind::is_lasting`]. A file that is damaged, of a newer version or
-//! in use is an error that says what to do; it never panics and is never overwritten.
+//! in use is an error that says what to do and leaves it as it is. No bytes in it panic.
 //!
 //! Left to the caller: what the values mean, and to call it from one thread. A commit takes some 50 µs, one with a
 //! configuration some milliseconds more (it waits for the disk): control's threads may call it, workers must not.
@@ -38,10 +38,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::host::program::Holder;
-#[expect(unused_imports, reason = "the daemon does not use it yet")]
+#[cfg_attr(not(test), expect(unused_imports, reason = "the daemon does not use it yet"))]
 pub(crate) use file::FileStore;
 #[cfg(test)]
-#[expect(unused_imports, reason = "the daemon does not use it yet")]
 pub(crate) use memory::{Fault, MemoryStore};
 
 /// Where records are kept.
