@@ -37,9 +37,15 @@ pub(super) struct Known {
     inodes: BTreeSet<u64>,
 }
 
-#[cfg(test)]
 impl Known {
+    /// Takes down where a pod's namespace is, which we know by this number.
+    pub(super) fn remember(&mut self, netnsid: i32, pod: &PodNetns) {
+        self.paths.insert(netnsid, pod.path().to_owned());
+        self.inodes.insert(pod.inode().0);
+    }
+
     /// How many namespaces are known.
+    #[cfg(test)]
     pub(super) fn learnt(&self) -> usize {
         self.paths.len()
     }
@@ -97,7 +103,8 @@ impl AsFd for Netns {
 }
 
 impl Host {
-    /// Remembers where the namespace of a pod is: then nobody has to search for it among those of all processes.
+    /// Remembers where the namespace of a pod is, if one of our interfaces has its peer there: then it need not be searched
+    /// for among those of all processes. For pods of an earlier run of ours; [`Host::create_veth`] does it by itself.
     #[cfg_attr(
         not(test),
         expect(
@@ -108,8 +115,7 @@ impl Host {
     pub(crate) fn remember_netns(&mut self, pod: &PodNetns) -> Result<(), PodError> {
         let netns = pod.netns()?;
         if let Some(netnsid) = self.netnsid_of(&netns)? {
-            self.namespaces.paths.insert(netnsid, netns.path);
-            self.namespaces.inodes.insert(pod.inode().0);
+            self.namespaces.remember(netnsid, pod);
         }
         Ok(())
     }

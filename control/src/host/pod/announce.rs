@@ -17,8 +17,8 @@ use super::{Pod, PodError};
 use crate::host::HostError;
 
 impl Pod {
-    /// Sends one announcement for each address from an interface of the pod. Does not wait: where there is no carrier, or
-    /// no room (a TAP that nobody reads), that is an error, after the others were tried. Needs CAP_NET_RAW.
+    /// Sends one announcement for each address from an interface of the pod. Does not wait: where there is no carrier or no
+    /// room, that is an error, after the others were tried; a TAP that nobody reads drops them. Needs CAP_NET_RAW.
     pub(crate) fn announce(
         &mut self,
         interface: &str,

@@ -169,12 +169,16 @@ pub(crate) enum PodError {
         netns: PathBuf,
     },
     /// The name is an interface of another kind: not ours to delete.
-    #[error("the interface {name} is no veth but a {kind}: it is left alone; delete it if nothing uses it")]
-    NotVeth {
+    #[error(
+        "the interface {name} is no {wanted} but a {kind}: it is left alone; delete it if nothing uses it"
+    )]
+    NotOurs {
         /// The interface.
         name: String,
         /// Its kind.
         kind: String,
+        /// The kind of ours.
+        wanted: &'static str,
     },
     /// It is not in the pod.
     #[error("network namespace {} has no interface {name}: detach the pod and attach it again", .netns.display())]
@@ -242,4 +246,19 @@ pub(crate) enum PodError {
         /// The errno.
         source: io::Error,
     },
+}
+
+impl PodError {
+    /// Whether what was asked for can't be, as opposed to what failed.
+    pub(crate) fn is_wrong_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Gone(_)
+                | Self::NoNetns(_)
+                | Self::Own(_)
+                | Self::PodNameTaken { .. }
+                | Self::AddressTaken { .. }
+                | Self::RouteTaken { .. }
+        )
+    }
 }

@@ -17,8 +17,9 @@ pub(super) struct Container(Child);
 impl Container {
     pub(super) fn start() -> Self {
         let namespace = |path: &str| fs::read_link(path).ok();
-        let child = Command::new("unshare")
-            .args(["--net", "sleep", "600"])
+        // It ends also with a test that is killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "sleep", "600"])
             .spawn()
             .expect("util-linux is installed");
         let container = Self(child);

@@ -16,7 +16,7 @@ use crate::host::links::{
     NUM_RX_QUEUES, NUM_TX_QUEUES, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, SKIP_STATS, by_name, flags_request,
     request,
 };
-use crate::host::netlink::{CREATE, DUMP, ECHO, EXCL, Message};
+use crate::host::netlink::{CREATE, DUMP, ECHO, EXCL, Message, Netlink};
 use crate::host::{Host, HostError};
 
 /// `IFLA_*`.
@@ -94,8 +94,11 @@ impl Host {
         };
         self.mark(&made, veth.alias).inspect_err(|_| {
             // The error that is told is the first one.
-            let _ = self.delete(made.ifindex);
+            let _ = delete(&mut self.rtnl, made.ifindex);
         })?;
+        if let Some(netnsid) = made.veth_peer().and_then(|peer| peer.netnsid) {
+            self.namespaces.remember(netnsid, pod);
+        }
         Ok(made)
     }
 
@@ -109,16 +112,7 @@ impl Host {
 
     /// Deletes a veth pair by the name of our end. Returns whether it was there.
     pub(crate) fn delete_veth(&mut self, host_name: &str) -> Result<bool, PodError> {
-        let Some(link) = by_name(&mut self.rtnl, host_name)?.as_ref().and_then(Link::parse) else {
-            return Ok(false);
-        };
-        if link.kind.as_deref() != Some("veth") {
-            return Err(PodError::NotVeth {
-                name: link.name,
-                kind: link.kind.unwrap_or_else(|| "device".to_owned()),
-            });
-        }
-        Ok(self.delete(link.ifindex)?)
+        delete_of_kind(&mut self.rtnl, host_name, "veth")
     }
 
     /// All veths of the host whose alias begins like this.
@@ -166,13 +160,28 @@ impl Host {
             Err(error) => error.into(),
         }
     }
+}
 
-    fn delete(&mut self, ifindex: IfIndex) -> Result<bool, HostError> {
-        match self.rtnl.transact(request(RTM_DELLINK, 0, ifindex.0)) {
-            Ok(_) => Ok(true),
-            // It went with its pod, between the look and the deletion.
-            Err(refusal) if refusal.is(Errno::ENODEV) => Ok(false),
-            Err(refusal) => Err(refusal.during(format!("deleting interface {ifindex}"))),
-        }
+/// Deletes the interface of this name if it is of this kind. Returns whether it was there.
+pub(super) fn delete_of_kind(rtnl: &mut Netlink, name: &str, wanted: &'static str) -> Result<bool, PodError> {
+    let Some(link) = by_name(rtnl, name)?.as_ref().and_then(Link::parse) else {
+        return Ok(false);
+    };
+    if link.kind.as_deref() != Some(wanted) {
+        return Err(PodError::NotOurs {
+            name: link.name,
+            kind: link.kind.unwrap_or_else(|| "device".to_owned()),
+            wanted,
+        });
+    }
+    Ok(delete(rtnl, link.ifindex)?)
+}
+
+fn delete(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<bool, HostError> {
+    match rtnl.transact(request(RTM_DELLINK, 0, ifindex.0)) {
+        Ok(_) => Ok(true),
+        // It went with its pod, between the look and the deletion.
+        Err(refusal) if refusal.is(Errno::ENODEV) => Ok(false),
+        Err(refusal) => Err(refusal.during(format!("deleting interface {ifindex}"))),
     }
 }

@@ -1,275 +1,6 @@
-//! Against the kernel, with `ip` as the witness.
+//! Addresses and routes, drift and its repair, announcements.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-use clearway_config::attach::{Addresses, InterfaceAddress, Route};
-use clearway_wire::MacAddr;
-use ipnet::IpNet;
-use serde_json::json;
-
-use super::testbed::{Container, ip};
 use super::*;
-use crate::host::Host;
-use crate::host::offload;
-use crate::host::restore::Changes;
-use crate::host::testing::{isolate, sh};
-
-const MAC: MacAddr = MacAddr([2, 0, 0, 0, 9, 5]);
-const ALIAS: &str = "clearway default/0123456789abcdef/eth0";
-
-fn net(text: &str) -> IpNet {
-    text.parse().expect("a literal network")
-}
-
-fn address(text: &str) -> IpAddr {
-    text.parse().expect("a literal address")
-}
-
-fn host() -> Host {
-    Host::open().expect("root can open a host")
-}
-
-fn veth(host_name: &'static str) -> Veth<'static> {
-    Veth {
-        host_name,
-        host_mac: None,
-        pod_name: "eth0",
-        mac: MAC,
-        mtu: 1450,
-        alias: ALIAS,
-    }
-}
-
-fn with(ips: &[(&str, Option<&str>)], routes: Vec<Route>) -> Addresses {
-    let ips = ips.iter().map(|(ip, gateway)| InterfaceAddress {
-        address: net(ip),
-        gateway: gateway.map(address),
-    });
-    Addresses {
-        ips: ips.collect(),
-        routes,
-    }
-}
-
-fn to(dst: &str) -> Route {
-    Route {
-        dst: net(dst),
-        gw: None,
-        mtu: None,
-        advmss: None,
-        priority: None,
-        table: None,
-        scope: None,
-    }
-}
-
-/// Two families, with a default route in each.
-fn usual() -> Addresses {
-    with(
-        &[("10.9.0.5/24", Some("10.9.0.1")), ("fd09::5/64", Some("fd09::1"))],
-        vec![to("0.0.0.0/0"), to("::/0")],
-    )
-}
-
-/// A pod with its interface; the host's end is up too.
-fn attached(host: &mut Host) -> Container {
-    let container = Container::start();
-    let link = host
-        .create_veth(&container.netns(), &veth("cw0"))
-        .expect("it can be made");
-    host.set_link_up(link.ifindex).expect("it can be set up");
-    container
-}
-
-fn enter(container: &Container) -> Pod {
-    container.netns().enter().expect("root can enter it")
-}
-
-/// Waits until something holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}: it did not come to that");
-        sleep(Duration::from_millis(10));
-    }
-}
-
-#[test]
-fn a_namespace_is_told_from_everything_else() {
-    isolate();
-    let container = Container::start();
-    let netns = container.netns();
-    assert_eq!(netns.path(), container.path());
-    netns.still_there().expect("its process lives");
-    let open = |path: &Path| PodNetns::open(path).expect_err("it is no pod's namespace");
-
-    assert!(matches!(
-        open(Path::new("/proc/thread-self/ns/net")),
-        PodError::Own(_)
-    ));
-    let scratch = tempfile::tempdir().expect("a directory can be made");
-    let file = scratch.path().join("net:[1]");
-    fs::write(&file, "").expect("a file can be made");
-    let fifo = scratch.path().join("fifo");
-    sh(&format!("mkfifo {}", fifo.display()));
-    for path in [
-        &*file,
-        &fifo,
-        scratch.path(),
-        Path::new("/proc/thread-self/ns/mnt"),
-        Path::new("/dev/null"),
-    ] {
-        assert!(matches!(open(path), PodError::NoNetns(_)), "{}", path.display());
-    }
-    assert!(matches!(open(&scratch.path().join("none")), PodError::Gone(_)));
-    assert!(matches!(open(&file.join("below")), PodError::Gone(_)));
-
-    // A path that leads to another namespace now, as when an identifier of a process is used again.
-    let link = scratch.path().join("pod");
-    std::os::unix::fs::symlink(container.path(), &link).expect("a link can be made");
-    let linked = PodNetns::open(&link).expect("it leads to a namespace");
-    let other = Container::start();
-    fs::remove_file(&link).expect("it is ours");
-    std::os::unix::fs::symlink(other.path(), &link).expect("a link can be made");
-    assert!(matches!(linked.still_there(), Err(PodError::Replaced(path)) if path == link));
-
-    drop(container);
-    assert!(matches!(netns.still_there(), Err(PodError::Gone(_))));
-    assert!(matches!(netns.enter().map(drop), Err(PodError::Gone(_))));
-}
-
-#[test]
-fn a_veth_is_born_with_all_that_it_needs() {
-    isolate();
-    let (mut host, container) = (host(), Container::start());
-    let host_mac = MacAddr([2, 0, 0, 0, 9, 1]);
-    let wanted = Veth {
-        host_mac: Some(host_mac),
-        ..veth("cw0")
-    };
-    let made = host
-        .create_veth(&container.netns(), &wanted)
-        .expect("it can be made");
-    let ours = &ip("-d link show cw0")[0];
-    let theirs = &container.ip("-d link show eth0")[0];
-    assert_eq!(made.name, "cw0");
-    assert_eq!(json!(made.ifindex.0), ours["ifindex"]);
-    let peer = made.veth_peer().expect("it is a veth");
-    assert_eq!(json!(peer.ifindex.0), theirs["ifindex"]);
-    assert_eq!(json!(peer.netnsid), ours["link_netnsid"]);
-    assert_eq!(ours["address"], host_mac.to_string());
-    assert_eq!(theirs["address"], MAC.to_string());
-    assert_eq!(ours["ifalias"], ALIAS);
-    assert_eq!(
-        ours["inet6_addr_gen_mode"], "none",
-        "the host's stack is silent on it"
-    );
-    for end in [ours, theirs] {
-        assert_eq!(end["linkinfo"]["info_kind"], "veth");
-        assert_eq!(end["mtu"], 1450);
-        assert_eq!(end["operstate"], "DOWN");
-        let flags = end["flags"].as_array().expect("flags are a list");
-        assert!(!flags.contains(&json!("UP")), "{flags:?}");
-        assert_eq!(
-            (&end["num_tx_queues"], &end["num_rx_queues"]),
-            (&json!(1), &json!(1))
-        );
-    }
-    host.set_link_up(made.ifindex).expect("it can be set up");
-    assert!(
-        ip("link show cw0")[0]["flags"]
-            .as_array()
-            .is_some_and(|f| f.contains(&json!("UP")))
-    );
-}
-
-#[test]
-fn a_name_that_is_taken_is_told_with_its_side() {
-    isolate();
-    let (mut host, container) = (host(), Container::start());
-    let netns = container.netns();
-    host.create_veth(&netns, &veth("cw0")).expect("it can be made");
-    let here = ip("link").len();
-
-    let again = host.create_veth(&netns, &veth("cw0")).expect_err("both exist");
-    assert!(
-        matches!(&again, PodError::HostNameTaken { name, alias } if name == "cw0" && alias.as_deref() == Some(ALIAS)),
-        "{again}"
-    );
-    let other_name = host.create_veth(&netns, &veth("cw1")).expect_err("eth0 exists");
-    assert!(
-        matches!(&other_name, PodError::PodNameTaken { name, netns } if name == "eth0" && *netns == container.path()),
-        "{other_name}"
-    );
-    let bad = Veth {
-        pod_name: "a/b",
-        ..veth("cw1")
-    };
-    let bad = host
-        .create_veth(&netns, &bad)
-        .expect_err("there can be no such name");
-    assert!(bad.to_string().contains("a/b"), "{bad}");
-    let unmarked = "x".repeat(300);
-    let unmarked = Veth {
-        pod_name: "eth1",
-        alias: &unmarked,
-        ..veth("cw1")
-    };
-    host.create_veth(&netns, &unmarked)
-        .expect_err("an alias has 255 bytes");
-    assert_eq!(ip("link").len(), here, "nothing is left of what failed");
-    assert_eq!(container.ip("link").len(), 2);
-}
-
-#[test]
-fn an_mtu_below_that_of_ipv6_is_no_obstacle() {
-    isolate();
-    let (mut host, container) = (host(), Container::start());
-    let small = Veth {
-        mtu: 1000,
-        ..veth("cw0")
-    };
-    host.create_veth(&container.netns(), &small)
-        .expect("IPv4 is content with it");
-    assert_eq!(ip("link show cw0")[0]["ifalias"], ALIAS);
-}
-
-#[test]
-fn leftovers_are_found_by_their_alias_and_deleted() {
-    isolate();
-    let (mut host, container) = (host(), attached(&mut host()));
-    sh("ip link add other type veth peer name other1 && ip link set other alias 'somebody else'");
-    sh("ip link add br0 type bridge && ip link set br0 alias 'clearway bridge'");
-    let names = |host: &mut Host, prefix: &str| -> Vec<_> {
-        let ends = host.marked(prefix).expect("they can be listed").into_iter();
-        ends.map(|HostEnd { link, alias }| (link.name, alias)).collect()
-    };
-    assert_eq!(names(&mut host, "clearway "), [("cw0".into(), ALIAS.into())]);
-    assert_eq!(names(&mut host, "clearway other"), []);
-
-    let bridge = host.delete_veth("br0").expect_err("it is not ours");
-    assert!(
-        matches!(&bridge, PodError::NotVeth { kind, .. } if kind == "bridge"),
-        "{bridge}"
-    );
-    assert!(host.delete_veth("cw0").expect("it can be deleted"));
-    assert!(!host.delete_veth("cw0").expect("it is fine that it is gone"));
-    assert_eq!(container.ip("link").len(), 1, "the pod's end went with it");
-    assert_eq!(names(&mut host, "clearway"), []);
-
-    // A pod that ends takes its interface along, and so ours.
-    host.create_veth(&container.netns(), &veth("cw0"))
-        .expect("it can be made again");
-    drop(container);
-    eventually("the kernel clears up", || {
-        names(&mut host, "clearway ").is_empty()
-    });
-    assert!(!host.delete_veth("cw0").expect("it is fine that it is gone"));
-}
 
 #[test]
 fn addresses_and_routes_are_given_and_usable_at_once() {
@@ -347,7 +78,11 @@ fn addresses_and_routes_are_given_and_usable_at_once() {
         (&json!("198.51.100.0/24"), &json!("link"))
     );
     assert_eq!(local["gateway"], json!(null), "it ends on the link");
-    assert_eq!(route("-6", "2001:db8::/32")["gateway"], "fe80::1");
+    let link_local = route("-6", "2001:db8::/32");
+    assert_eq!(
+        (&link_local["gateway"], &link_local["flags"]),
+        (&json!("fe80::1"), &json!([]))
+    );
 
     let as_wanted = Wanted {
         kind: "veth",
@@ -609,45 +344,43 @@ fn neighbours_learn_of_an_announcement() {
 }
 
 #[test]
-fn a_socket_that_is_dropped_lets_the_namespace_go() {
+fn a_tap_of_a_pod_is_looked_at_given_addresses_and_deleted() {
     isolate();
-    let (mut host, container) = (host(), Container::start());
-    host.create_veth(&container.netns(), &veth("cw0"))
-        .expect("it can be made");
+    let container = Container::start();
+    container.sh("ip tuntap add eth0 mode tap");
+    container.sh(&format!("ip link set eth0 address {MAC} mtu 1450"));
+    let addresses = usual();
+    let wanted = Wanted {
+        kind: "tun",
+        mac: MAC,
+        mtu: 1450,
+        addresses: &addresses,
+    };
     let mut pod = enter(&container);
-    drop(container);
-    assert!(pod.look("eth0").expect("the socket answers").is_some());
-    assert_eq!(host.marked("clearway").expect("they can be listed").len(), 1);
-    drop(pod);
-    eventually("the namespace goes", || {
-        host.marked("clearway").expect("they can be listed").is_empty()
-    });
+    pod.set_up("eth0", &addresses)
+        .expect("it has no carrier, but it can be done");
+    let found = pod.look("eth0").expect("it can be looked at");
+    assert_eq!(differences(&wanted, found.as_ref()), []);
+    let error = pod.delete_tap("lo").expect_err("it is no TAP");
+    assert_eq!(
+        error.to_string(),
+        "the interface lo is no tun but a device: it is left alone; delete it if nothing uses it"
+    );
+    assert!(pod.delete_tap("eth0").expect("it can be deleted"));
+    assert!(!pod.delete_tap("eth0").expect("it is fine that it is gone"));
+    assert_eq!(container.ip("link").len(), 1);
 }
 
 #[test]
-fn a_peer_known_by_its_process_alone_is_prepared_without_a_search() {
+fn a_pod_that_fills_its_tables_is_not_read_to_the_end() {
     isolate();
-    let (mut host, containers) = (host(), [Container::start(), Container::start()]);
-    let state = tempfile::tempdir().expect("a directory can be made");
-    for (number, container) in containers.iter().enumerate() {
-        let name = ["cw0", "cw1"][number];
-        let netns = container.netns();
-        let link = host.create_veth(&netns, &veth(name)).expect("it can be made");
-        host.remember_netns(&netns).expect("it is there");
-        let mut changes = Changes::begin(state.path(), &host, &link).expect("nobody else has it");
-        let warnings = offload::prepare(&mut host, &mut changes, &link).expect("a veth lets go of them");
-        assert_eq!(warnings, []);
-        assert_eq!(
-            host.namespaces.learnt(),
-            number + 1,
-            "no other one was looked for"
-        );
-        let features = container.sh("ethtool -k eth0");
-        assert!(features.contains("tx-checksumming: off"), "{features}");
-        assert!(features.contains("tx-vlan-offload: off"), "{features}");
-    }
-    // The same without being told: the search through all processes finds it.
-    let mut other = self::host();
-    let link = other.link("cw1").expect("it was made above");
-    assert!(other.veth_peer(&link).expect("it can be looked for").is_some());
+    sh("ip link add w0 type veth peer name w1");
+    let guarded = |limit| {
+        let open = Netlink::open(netlink_sys::protocols::NETLINK_ROUTE);
+        let socket = open.and_then(|socket| socket.guarded(limit));
+        links::list(&mut socket.expect("sockets can be opened"))
+    };
+    assert_eq!(guarded(3).expect("there are three").len(), 3);
+    let error = guarded(2).expect_err("there is one more").to_string();
+    assert!(error.contains("more than 2"), "{error}");
 }
