@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::settings::{self, MAIN};
-use super::veth::delete_of_kind;
+use super::veth::delete;
 use super::{Difference, PodError, PodNetns, PodRoute, Wanted, differences};
 use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, by_name, flags_request};
 use crate::host::netlink::{CREATE, DUMP, EXCL, Message, Netlink, REPLACE, Refusal, Reply, family, ip_bytes};
@@ -154,9 +154,12 @@ impl Pod {
         Ok(differences)
     }
 
-    /// Deletes a TAP of the pod's. Returns whether it was there.
+    /// Deletes a TAP of the pod's. Returns whether it was there; another interface of the name stays.
     pub(crate) fn delete_tap(&mut self, interface: &str) -> Result<bool, PodError> {
-        delete_of_kind(&mut self.rtnl, interface, "tun")
+        match self.find(interface)? {
+            Some(link) if link.kind.as_deref() == Some("tun") => Ok(delete(&mut self.rtnl, link.ifindex)?),
+            _ => Ok(false),
+        }
     }
 
     /// An interface that should be there.

@@ -169,16 +169,12 @@ pub(crate) enum PodError {
         netns: PathBuf,
     },
     /// The name is an interface of another kind: not ours to delete.
-    #[error(
-        "the interface {name} is no {wanted} but a {kind}: it is left alone; delete it if nothing uses it"
-    )]
-    NotOurs {
+    #[error("the interface {name} is no veth but a {kind}: it is left alone; delete it if nothing uses it")]
+    NotVeth {
         /// The interface.
         name: String,
         /// Its kind.
         kind: String,
-        /// The kind of ours.
-        wanted: &'static str,
     },
     /// It is not in the pod.
     #[error("network namespace {} has no interface {name}: detach the pod and attach it again", .netns.display())]

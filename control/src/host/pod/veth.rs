@@ -112,7 +112,16 @@ impl Host {
 
     /// Deletes a veth pair by the name of our end. Returns whether it was there.
     pub(crate) fn delete_veth(&mut self, host_name: &str) -> Result<bool, PodError> {
-        delete_of_kind(&mut self.rtnl, host_name, "veth")
+        let Some(link) = by_name(&mut self.rtnl, host_name)?.as_ref().and_then(Link::parse) else {
+            return Ok(false);
+        };
+        if link.kind.as_deref() != Some("veth") {
+            return Err(PodError::NotVeth {
+                name: link.name,
+                kind: link.kind.unwrap_or_else(|| "device".to_owned()),
+            });
+        }
+        Ok(delete(&mut self.rtnl, link.ifindex)?)
     }
 
     /// All veths of the host whose alias begins like this.
@@ -162,22 +171,8 @@ impl Host {
     }
 }
 
-/// Deletes the interface of this name if it is of this kind. Returns whether it was there.
-pub(super) fn delete_of_kind(rtnl: &mut Netlink, name: &str, wanted: &'static str) -> Result<bool, PodError> {
-    let Some(link) = by_name(rtnl, name)?.as_ref().and_then(Link::parse) else {
-        return Ok(false);
-    };
-    if link.kind.as_deref() != Some(wanted) {
-        return Err(PodError::NotOurs {
-            name: link.name,
-            kind: link.kind.unwrap_or_else(|| "device".to_owned()),
-            wanted,
-        });
-    }
-    Ok(delete(rtnl, link.ifindex)?)
-}
-
-fn delete(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<bool, HostError> {
+/// Deletes an interface. Returns whether it was there.
+pub(super) fn delete(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<bool, HostError> {
     match rtnl.transact(request(RTM_DELLINK, 0, ifindex.0)) {
         Ok(_) => Ok(true),
         // It went with its pod, between the look and the deletion.

@@ -164,7 +164,7 @@ fn leftovers_are_found_by_their_alias_and_deleted() {
 
     let bridge = host.delete_veth("br0").expect_err("it is not ours");
     assert!(
-        matches!(&bridge, PodError::NotOurs { kind, .. } if kind == "bridge"),
+        matches!(&bridge, PodError::NotVeth { kind, .. } if kind == "bridge"),
         "{bridge}"
     );
     assert!(host.delete_veth("cw0").expect("it can be deleted"));

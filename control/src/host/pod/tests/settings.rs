@@ -361,11 +361,7 @@ fn a_tap_of_a_pod_is_looked_at_given_addresses_and_deleted() {
         .expect("it has no carrier, but it can be done");
     let found = pod.look("eth0").expect("it can be looked at");
     assert_eq!(differences(&wanted, found.as_ref()), []);
-    let error = pod.delete_tap("lo").expect_err("it is no TAP");
-    assert_eq!(
-        error.to_string(),
-        "the interface lo is no tun but a device: it is left alone; delete it if nothing uses it"
-    );
+    assert!(!pod.delete_tap("lo").expect("it is no TAP and stays"));
     assert!(pod.delete_tap("eth0").expect("it can be deleted"));
     assert!(!pod.delete_tap("eth0").expect("it is fine that it is gone"));
     assert_eq!(container.ip("link").len(), 1);
