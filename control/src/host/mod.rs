@@ -7,6 +7,7 @@
 //!              │ offload  tags and checksums back into the frame      │    sysfs (our own)
 //!              │ napi, promisc  knobs of busy polling and reception   │
 //!              │ tap      TAPs made, found and followed               │
+//!              │ pod      what is done to and in a pod's namespace    │
 //!              │ restore  the journal that gives all of it back       │
 //!              └ facts, doctor  what this host can do, and what to do ┘
 //! ```
@@ -29,6 +30,15 @@ pub(crate) mod netdev;
 mod netlink;
 pub(crate) mod netns;
 pub(crate) mod offload;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "attachments, which make and mind pods' interfaces, are being built on it"
+    )
+)]
+pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod promisc;
 pub(crate) mod restore;
