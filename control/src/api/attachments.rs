@@ -162,7 +162,7 @@ impl From<AttachError> for ApiError {
             AttachError::Ipam(error) if error.is_missing() => ErrorCode::NotFound,
             AttachError::Ipam(_) => ErrorCode::Conflict,
             AttachError::Store { .. } => ErrorCode::Failed,
-            AttachError::Step { fault, .. } => fault.code(),
+            AttachError::Step { fault, .. } | AttachError::Need(fault) => fault.code(),
         };
         let details = match &error {
             AttachError::Step { fault, .. } => fault.details(),

@@ -6,13 +6,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use clearway_config::attach::{Attachment, Segment};
+use clearway_config::attach::{Segment, VhostSocket};
 use clearway_config::Name;
 
 use crate::daemon::Standing;
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
 use crate::host::accounts;
-use crate::host::pod::{self, PodError, PodNetns};
+use crate::host::pod::{PodError, PodNetns, Veth, differences};
+use crate::host::Host;
+use super::known::Known;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,34 +62,34 @@ impl Fault {
 
 /// The host, as attachments see it.
 pub(crate) trait Ground: Send + Sync {
-    /// Makes sure that this is a network namespace of somebody else.
-    fn netns(&self, path: &Path) -> Result<(), Fault>;
+    /// Which network namespace this is; the daemon's own is refused.
+    fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
     /// The segment's bridge domain, and the address pools.
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
-    /// Where the folders of vhost-user sockets are made.
+    /// Where the folder of a vhost-user socket is made.
     fn vhost_folder(&self, port: &Name) -> PathBuf;
     /// A veth pair with one end in the pod.
-    fn make_veth(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn make_veth(&self, known: &Known) -> Result<(), Fault>;
     /// Addresses and routes in the pod; its interface and ours are up.
-    fn set_up(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn set_up(&self, known: &Known) -> Result<(), Fault>;
     /// The folder of a socket.
-    fn make_folder(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn make_folder(&self, known: &Known) -> Result<(), Fault>;
     /// Has the engine forward; when this returns it does.
-    fn open_port(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn open_port(&self, known: &Known) -> Result<(), Fault>;
     /// Tells its neighbours where it is now. They learn it anyway, later.
-    fn announce(&self, attachment: &Attachment);
+    fn announce(&self, known: &Known);
     /// The engine lets go of it.
-    fn close_port(&self, port: &Name) -> Result<(), Fault>;
+    fn close_port(&self, known: &Known) -> Result<(), Fault>;
     /// Both ends go.
-    fn remove_veth(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn remove_veth(&self, known: &Known) -> Result<(), Fault>;
     /// The TAP goes.
-    fn remove_tap(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn remove_tap(&self, known: &Known) -> Result<(), Fault>;
     /// The folder goes, if it is one of ours.
-    fn remove_folder(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn remove_folder(&self, known: &Known) -> Result<(), Fault>;
     /// What is not as it should be, in words; nothing: all is.
-    fn look(&self, attachment: &Attachment) -> Vec<String>;
+    fn look(&self, known: &Known) -> Vec<String>;
     /// Makes it as it should be.
-    fn repair(&self, attachment: &Attachment) -> Result<(), Fault>;
+    fn repair(&self, known: &Known) -> Result<(), Fault>;
 }
 
 /// This host.
@@ -105,16 +107,11 @@ impl HostGround {
     fn is_ours(&self, folder: &Path) -> bool {
         folder.parent() == Some(&self.vhost)
     }
-
-    fn pod(&self, attachment: &Attachment) -> Result<PodNetns, PodError> {
-        PodNetns::open(&attachment.wanted.netns)
-    }
 }
 
 impl Ground for HostGround {
-    fn netns(&self, path: &Path) -> Result<(), Fault> {
-        PodNetns::open(path)?;
-        Ok(())
+    fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
+        Ok(PodNetns::open(path)?)
     }
 
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
@@ -126,106 +123,85 @@ impl Ground for HostGround {
         self.vhost.join(port.as_str())
     }
 
-    fn make_veth(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let pod = self.pod(attachment)?;
-        let host = attachment.host_interface.as_deref().unwrap_or_default();
-        pod::create_veth(&pod::Veth {
-            host,
-            pod: &pod,
-            interface: &attachment.id.interface,
+    fn make_veth(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        let alias = format!("clearway {}", attachment.id);
+        let veth = Veth {
+            host_name: attachment.host_interface.as_deref().unwrap_or_default(),
+            host_mac: None,
+            pod_name: &attachment.id.interface,
             mac: attachment.mac,
             mtu: u32::from(attachment.mtu),
-            alias: &attachment.id.to_string(),
-        })?;
+            // What is longer, the kernel does not take.
+            alias: alias.get(..255).unwrap_or(&alias),
+        };
+        Host::open().map_err(PodError::from)?.create_veth(&known.netns, &veth)?;
         Ok(())
     }
 
-    fn set_up(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let pod = self.pod(attachment)?;
-        pod::set_up(&pod, &attachment.id.interface, &attachment.addresses)?;
-        if let Some(host) = &attachment.host_interface {
-            pod::set_host_end_up(host)?;
+    fn set_up(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        let mut pod = known.netns.enter()?;
+        pod.set_up(&attachment.id.interface, &attachment.addresses)?;
+        if let Some(host_interface) = &attachment.host_interface {
+            let up = || {
+                let mut host = Host::open()?;
+                let link = host.link(host_interface)?;
+                host.set_link_up(link.ifindex)
+            };
+            up().map_err(PodError::from)?;
         }
         Ok(())
     }
 
-    fn make_folder(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let Some(folder) = attachment.socket.as_deref().and_then(Path::parent) else {
+    fn make_folder(&self, known: &Known) -> Result<(), Fault> {
+        let Some(folder) = known.attachment.socket.as_deref().and_then(Path::parent) else {
             return Ok(());
         };
-        let failed = |attempt| {
-            move |source| Fault::Folder {
-                attempt,
-                path: folder.to_owned(),
-                source,
-            }
-        };
-        fs::create_dir_all(folder).map_err(failed("making"))?;
-        let socket = attachment.wanted.vhost.clone().unwrap_or_default();
-        if self.is_ours(folder) {
-            // Whoever may use the socket has to reach it.
-            let mode = fs::Permissions::from_mode(0o750);
-            fs::set_permissions(folder, mode).map_err(failed("giving rights to"))?;
-            let none = |what: &str, name: &str| {
-                let text = format!("this host has no {what} `{name}`; create it, or name another one");
-                failed("giving away")(io::Error::other(text))
-            };
-            let owner = socket.owner.as_deref();
-            let owner = owner.map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
-            let group = socket.group.as_deref();
-            let group = group.map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
-            nix::unistd::chown(folder, owner.transpose()?, group.transpose()?)
-                .map_err(|errno| failed("giving away")(errno.into()))?;
-        }
-        if let Some(label) = &socket.selinux_label {
-            rustix::fs::setxattr(folder, "security.selinux", label.as_bytes(), rustix::fs::XattrFlags::empty())
-                .map_err(|errno| failed("labelling")(errno.into()))?;
-        }
-        Ok(())
+        make_folder(folder, self.is_ours(folder), known.attachment.wanted.vhost.as_ref())
     }
 
-    fn open_port(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let wanted = Box::new(super::manager::attached(attachment));
-        let name = attachment.port.clone();
+    fn open_port(&self, known: &Known) -> Result<(), Fault> {
+        let wanted = Box::new(known.port());
+        let name = known.attachment.port.clone();
         let request = |reply| Request::Attach { name, wanted, reply };
         Ok(self.handle.ask_blocking(request)?)
     }
 
-    fn announce(&self, attachment: &Attachment) {
+    fn announce(&self, known: &Known) {
+        let attachment = &known.attachment;
         let addresses: Vec<_> = attachment.addresses.ips.iter().map(|ip| ip.address.addr()).collect();
-        if addresses.is_empty() {
-            return;
-        }
-        let announced = self
-            .pod(attachment)
-            .and_then(|pod| pod::announce(&pod, &attachment.id.interface, attachment.mac, &addresses));
+        let announced = known
+            .netns
+            .enter()
+            .and_then(|mut pod| pod.announce(&attachment.id.interface, attachment.mac, &addresses));
         if let Err(error) = announced {
             tracing::warn!(attachment = %attachment.id, %error, "its neighbours were not told where it is; they learn it from its packets");
         }
     }
 
-    fn close_port(&self, port: &Name) -> Result<(), Fault> {
-        let name = port.clone();
+    fn close_port(&self, known: &Known) -> Result<(), Fault> {
+        let name = known.attachment.port.clone();
         Ok(self.handle.ask_blocking(|reply| Request::Detach { name, reply })?)
     }
 
-    fn remove_veth(&self, attachment: &Attachment) -> Result<(), Fault> {
-        if let Some(host) = &attachment.host_interface {
-            pod::delete_link(host)?;
+    fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
+        if let Some(host_interface) = &known.attachment.host_interface {
+            Host::open().map_err(PodError::from)?.delete_veth(host_interface)?;
         }
         Ok(())
     }
 
-    fn remove_tap(&self, attachment: &Attachment) -> Result<(), Fault> {
+    fn remove_tap(&self, known: &Known) -> Result<(), Fault> {
         // With the namespace the TAP is gone.
-        if let Ok(pod) = self.pod(attachment) {
-            pod::delete_tap(&pod, &attachment.id.interface, attachment.mac)?;
+        if known.netns.still_there().is_ok() {
+            known.netns.enter()?.delete_tap(&known.attachment.id.interface)?;
         }
         Ok(())
     }
 
-    fn remove_folder(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let folder = attachment.socket.as_deref().and_then(Path::parent);
+    fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
+        let folder = known.attachment.socket.as_deref().and_then(Path::parent);
         let Some(folder) = folder.filter(|folder| self.is_ours(folder)) else {
             return Ok(());
         };
@@ -239,11 +215,12 @@ impl Ground for HostGround {
         }
     }
 
-    fn look(&self, attachment: &Attachment) -> Vec<String> {
+    fn look(&self, known: &Known) -> Vec<String> {
+        let attachment = &known.attachment;
         let mut problems = Vec::new();
-        if attachment.socket.is_none() {
-            match self.pod(attachment).and_then(|pod| pod::look(&pod, &attachment.id.interface)) {
-                Ok(found) => problems.extend(pod::differences(attachment, found.as_ref())),
+        if let Some(wanted) = known.interface() {
+            match known.netns.enter().and_then(|mut pod| pod.look(&attachment.id.interface)) {
+                Ok(found) => problems.extend(differences(&wanted, found.as_ref()).iter().map(ToString::to_string)),
                 Err(error) => problems.push(error.to_string()),
             }
         }
@@ -255,21 +232,56 @@ impl Ground for HostGround {
         problems
     }
 
-    fn repair(&self, attachment: &Attachment) -> Result<(), Fault> {
-        let pod = match attachment.socket {
-            None => self.pod(attachment)?,
-            // Folder and socket are the port's.
-            Some(_) => return Ok(()),
+    fn repair(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        // Folder and socket are the port's.
+        let Some(wanted) = known.interface() else {
+            return self.make_folder(known);
         };
-        let there = pod::look(&pod, &attachment.id.interface)?.is_some();
-        if !there && attachment.host_interface.is_some() {
-            self.remove_veth(attachment)?;
-            self.make_veth(attachment)?;
+        let mut pod = known.netns.enter()?;
+        if pod.look(&attachment.id.interface)?.is_none() && attachment.host_interface.is_some() {
+            self.remove_veth(known)?;
+            self.make_veth(known)?;
         }
-        pod::repair(&pod, attachment)?;
-        self.set_up(attachment)?;
-        self.announce(attachment);
+        let found = pod.repair(&attachment.id.interface, &wanted)?;
+        self.set_up(known)?;
+        if !found.is_empty() {
+            self.announce(known);
+        }
         Ok(())
     }
 }
 
+/// The folder of a vhost-user socket. One that is the user's is left as it is, but for its label.
+fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Result<(), Fault> {
+    let failed = |attempt: &'static str| {
+        move |source| Fault::Folder {
+            attempt,
+            path: folder.to_owned(),
+            source,
+        }
+    };
+    fs::create_dir_all(folder).map_err(failed("making"))?;
+    let socket = socket.cloned().unwrap_or_default();
+    if ours {
+        // Whoever may use the socket has to reach it.
+        let mode = fs::Permissions::from_mode(0o750);
+        fs::set_permissions(folder, mode).map_err(failed("giving rights to"))?;
+        let none = |what: &str, name: &str| {
+            let text = format!("this host has no {what} `{name}`; create it, or name another one");
+            failed("giving away")(io::Error::other(text))
+        };
+        let owner = socket.owner.as_deref();
+        let owner = owner.map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
+        let group = socket.group.as_deref();
+        let group = group.map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
+        nix::unistd::chown(folder, owner.transpose()?, group.transpose()?)
+            .map_err(|errno| failed("giving away")(errno.into()))?;
+    }
+    if let Some(label) = &socket.selinux_label {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(folder, "security.selinux", label.as_bytes(), flags)
+            .map_err(|errno| failed("labelling")(errno.into()))?;
+    }
+    Ok(())
+}

@@ -6,19 +6,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use clearway_config::attach::{
     Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need,
 };
-use clearway_config::{AddressPool, Name, Port, PortKind};
-use clearway_wire::MacAddr;
-use serde::{Deserialize, Serialize};
+use clearway_config::{AddressPool, Name};
 
 use super::ground::{Fault, Ground};
 use super::ipam::{Holder, IpamError, LeaseRecord, Leases, StickyRecord};
-use crate::daemon::AttachedPort;
+use super::known::{self, Known};
+use crate::daemon::{AttachedPort, Standing};
+use crate::host::pod::PodNetns;
 use crate::store::{Change, ObjectKind, Owner, Record, Store, StoreError};
-
-/// The MTU of a pod's interface when nobody says another.
-const MTU: u16 = 1500;
-/// The file name of a vhost-user socket when nobody says another.
-const SOCKET: &str = "vhost.sock";
 
 /// Why an attachment was not added, looked at or removed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +38,9 @@ pub(crate) enum AttachError {
         /// Why.
         source: StoreError,
     },
+    /// What an attachment would need is not there.
+    #[error(transparent)]
+    Need(Fault),
     /// A step on the host.
     #[error("attachment {id}: {fault}{}", if *.left { "; what is left of it is removed by and by" } else { "; nothing is left of it" })]
     Step {
@@ -55,56 +53,54 @@ pub(crate) enum AttachError {
     },
 }
 
-/// A record's value in the store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Stored {
-    attachment: Attachment,
-    /// The boot that its namespace belongs to.
-    boot: String,
-}
-
 /// All attachments.
 pub(crate) struct Manager {
     state: Mutex<State>,
     /// Somebody is done with an attachment.
     done: Condvar,
     ground: Box<dyn Ground>,
-    boot: String,
 }
 
 struct State {
     store: Box<dyn Store>,
-    all: BTreeMap<AttachmentId, Attachment>,
+    all: BTreeMap<AttachmentId, Known>,
     /// Those that a thread works on.
     busy: BTreeSet<AttachmentId>,
     leases: Leases,
 }
 
+impl State {
+    fn commit(&mut self, id: &AttachmentId, changes: &[Change]) -> Result<(), AttachError> {
+        self.store.commit(changes).map_err(|source| AttachError::Store {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Writes one down, then takes it for true.
+    fn put(&mut self, known: Known) -> Result<(), AttachError> {
+        let id = known.attachment.id.clone();
+        self.commit(&id, &[record(&known)])?;
+        self.all.insert(id, known);
+        Ok(())
+    }
+}
+
 impl Manager {
     /// The attachments of a store. Nothing is done to the host yet.
-    pub(crate) fn open(store: Box<dyn Store>, ground: Box<dyn Ground>, boot: String) -> Result<Self, StoreError> {
+    pub(crate) fn open(mut store: Box<dyn Store>, ground: Box<dyn Ground>) -> Result<Self, StoreError> {
         let mut all = BTreeMap::new();
         let (mut leases, mut sticky) = (Vec::<LeaseRecord>::new(), Vec::<StickyRecord>::new());
-        let mut old = Vec::new();
         for record in store.load()? {
             match record.kind {
                 ObjectKind::Attachment => {
-                    let mut stored: Stored = record.read()?;
-                    if stored.boot != boot {
-                        // Its namespace and its interface went with that boot.
-                        stored.attachment.state = AttachmentState::Removing;
-                        old.push(stored.attachment.id.clone());
-                    }
-                    all.insert(stored.attachment.id.clone(), stored.attachment);
+                    let known: Known = record.read()?;
+                    all.insert(known.attachment.id.clone(), known);
                 }
                 ObjectKind::Lease => leases.push(record.read()?),
                 ObjectKind::Sticky => sticky.push(record.read()?),
                 ObjectKind::Config => {}
             }
-        }
-        if !old.is_empty() {
-            tracing::info!(attachments = old.len(), "of an earlier boot: they are removed");
         }
         let state = State {
             store,
@@ -116,20 +112,21 @@ impl Manager {
             state: Mutex::new(state),
             done: Condvar::new(),
             ground,
-            boot,
         })
     }
 
     /// The ports of those that are complete, for a daemon that starts.
     pub(crate) fn ports(&self) -> BTreeMap<Name, AttachedPort> {
         let state = self.lock();
-        let ready = |a: &&Attachment| a.state == AttachmentState::Ready;
-        state.all.values().filter(ready).map(|a| (a.port.clone(), attached(a))).collect()
+        let ready = state.all.values().filter(|known| known.is_ready());
+        ready
+            .map(|known| (known.attachment.port.clone(), known.port()))
+            .collect()
     }
 
     /// Takes away what was not completed, or not removed to the end: what a crash or a failure left.
     pub(super) fn finish(&self) {
-        for id in self.unfinished() {
+        for id in self.ids(|known| !known.is_ready()) {
             match self.remove(&id) {
                 Ok(_) => tracing::info!(attachment = %id, "was not complete: removed"),
                 Err(error) => tracing::warn!(attachment = %id, %error, "was not removed; it is tried again"),
@@ -137,50 +134,39 @@ impl Manager {
         }
     }
 
-    /// Those that are not ready and that nobody works on.
-    fn unfinished(&self) -> Vec<AttachmentId> {
+    /// Which there are that nobody works on.
+    pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
         let state = self.lock();
-        let unfinished = |a: &&Attachment| a.state != AttachmentState::Ready && !state.busy.contains(&a.id);
-        state.all.values().filter(unfinished).map(|a| a.id.clone()).collect()
-    }
-
-    /// Which there are.
-    pub(super) fn ids(&self) -> Vec<AttachmentId> {
-        self.lock().all.keys().cloned().collect()
+        let wanted = state.all.iter().filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
+        wanted.map(|(id, _)| id.clone()).collect()
     }
 
     /// All attachments, as they were seen last.
     pub(crate) fn list(&self) -> Vec<Attachment> {
-        self.lock().all.values().cloned().collect()
+        let state = self.lock();
+        state.all.values().map(|known| known.attachment.clone()).collect()
     }
 
     /// Makes one.
     pub(crate) fn add(&self, id: &AttachmentId, wanted: Attach) -> Result<Attachment, AttachError> {
-        check(id, &wanted)?;
+        known::check(id, &wanted).map_err(AttachError::Invalid)?;
         let failed = |fault| AttachError::Step {
             id: id.clone(),
             fault,
             left: false,
         };
-        self.ground.netns(&wanted.netns).map_err(failed)?;
+        let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
-        let attachment = self.enter(id, wanted, standing.domain, &standing.pools)?;
-        let result = self.build(&attachment).map_err(failed).and_then(|()| {
-            let ready = Attachment {
-                state: AttachmentState::Ready,
-                generation: attachment.generation + 1,
-                ..attachment.clone()
-            };
-            self.write(&ready).map(|()| ready)
-        });
-        match result {
-            Ok(ready) => {
-                self.release(id);
-                tracing::info!(attachment = %id, port = %ready.port, kind = %ready.wanted.kind, mac = %ready.mac, "added");
-                Ok(ready)
-            }
-            Err(error) => Err(self.take_back(&attachment, error)),
+        let known = self.enter(id, wanted, netns, standing)?;
+        let ready = known.at(AttachmentState::Ready);
+        let built = self.build(&known).map_err(failed);
+        if let Err(error) = built.and_then(|()| self.lock().put(ready.clone())) {
+            return Err(self.take_back(&known, error));
         }
+        self.release(id);
+        let attachment = ready.attachment;
+        tracing::info!(attachment = %id, port = %attachment.port, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
+        Ok(attachment)
     }
 
     /// Writes down that it is being made, with its addresses; from here on it is busy.
@@ -188,12 +174,12 @@ impl Manager {
         &self,
         id: &AttachmentId,
         wanted: Attach,
-        domain: Option<Name>,
-        pools: &BTreeMap<Name, AddressPool>,
-    ) -> Result<Attachment, AttachError> {
+        netns: PodNetns,
+        standing: Standing,
+    ) -> Result<Known, AttachError> {
         let mut state = self.idle(id);
         if let Some(there) = state.all.get(id) {
-            if there.state == AttachmentState::Ready {
+            if there.is_ready() {
                 return Err(AttachError::Exists(id.clone()));
             }
             drop(state);
@@ -204,104 +190,65 @@ impl Manager {
             id: id.clone(),
             pod: wanted.pod.clone(),
         };
-        let (addresses, lease) = match &wanted.ipam {
-            Ipam::None => (Addresses::default(), None),
-            Ipam::Given(addresses) => (addresses.clone(), None),
+        let mut changes = Vec::new();
+        let addresses = match &wanted.ipam {
+            Ipam::None => Addresses::default(),
+            Ipam::Given(addresses) => addresses.clone(),
             Ipam::Pool { pool, wanted } => {
-                let lease = state.leases.allocate(pools, pool.as_ref(), &holder, wanted)?;
-                (lease.addresses.clone(), Some(lease))
+                let (addresses, leased) = state.leases.allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
+                changes = leased;
+                addresses
             }
         };
-        let attachment = self.describe(id, wanted, domain, addresses);
-        let mut changes = vec![self.put(&attachment)];
-        if lease.is_some() {
-            changes.extend(state.leases.records(id));
-        }
-        if let Err(source) = state.store.commit(&changes) {
-            state.leases.forget(id);
-            return Err(AttachError::Store {
-                id: id.clone(),
-                source,
-            });
+        let folder = |port: &Name| self.ground.vhost_folder(port);
+        let known = Known::new(id, wanted, netns, standing.domain, addresses, folder);
+        changes.push(record(&known));
+        if let Err(error) = state.commit(id, &changes) {
+            // As if it had never been.
+            drop(state.leases.release(id));
+            return Err(error);
         }
         state.busy.insert(id.clone());
-        state.all.insert(id.clone(), attachment.clone());
-        Ok(attachment)
-    }
-
-    fn describe(
-        &self,
-        id: &AttachmentId,
-        wanted: Attach,
-        domain: Option<Name>,
-        addresses: Addresses,
-    ) -> Attachment {
-        let port = port_name(id);
-        let socket = (wanted.kind == AttachKind::VhostUser).then(|| {
-            let socket = wanted.vhost.clone().unwrap_or_default();
-            let folder = socket.folder.unwrap_or_else(|| self.ground.vhost_folder(&port));
-            folder.join(socket.file.as_deref().unwrap_or(SOCKET))
-        });
-        Attachment {
-            id: id.clone(),
-            state: AttachmentState::Adding,
-            domain,
-            host_interface: (wanted.kind == AttachKind::Veth).then(|| port.to_string()),
-            mac: wanted.mac.unwrap_or_else(|| mac_of(&wanted, id)),
-            mtu: wanted.mtu.unwrap_or(MTU),
-            addresses,
-            socket,
-            problems: Vec::new(),
-            generation: 1,
-            port,
-            wanted,
-        }
+        state.all.insert(id.clone(), known.clone());
+        Ok(known)
     }
 
     /// All steps on the host.
-    fn build(&self, attachment: &Attachment) -> Result<(), Fault> {
+    fn build(&self, known: &Known) -> Result<(), Fault> {
         let ground = &self.ground;
-        let open = || ground.open_port(attachment);
-        match attachment.wanted.kind {
+        match known.attachment.wanted.kind {
             AttachKind::Veth => {
-                ground.make_veth(attachment)?;
-                ground.set_up(attachment)?;
-                open()?;
+                ground.make_veth(known)?;
+                ground.set_up(known)?;
+                ground.open_port(known)?;
             }
             // The port makes the TAP, or the socket.
             AttachKind::Tap => {
-                open()?;
-                ground.set_up(attachment)?;
+                ground.open_port(known)?;
+                ground.set_up(known)?;
             }
             AttachKind::VhostUser => {
-                ground.make_folder(attachment)?;
-                open()?;
+                ground.make_folder(known)?;
+                ground.open_port(known)?;
             }
         }
-        ground.announce(attachment);
+        ground.announce(known);
         Ok(())
     }
 
     /// Takes one away; none: there was none.
     pub(crate) fn remove(&self, id: &AttachmentId) -> Result<Option<Attachment>, AttachError> {
         let mut state = self.idle(id);
-        let Some(mut attachment) = state.all.get(id).cloned() else {
+        let Some(mut known) = state.all.get(id).cloned() else {
             return Ok(None);
         };
-        if attachment.state == AttachmentState::Ready {
-            attachment.state = AttachmentState::Removing;
-            attachment.generation += 1;
-            let change = self.put(&attachment);
-            state.store.commit(&[change]).map_err(|source| AttachError::Store {
-                id: id.clone(),
-                source,
-            })?;
-            state.all.insert(id.clone(), attachment.clone());
+        if known.is_ready() {
+            known = known.at(AttachmentState::Removing);
+            state.put(known.clone())?;
         }
         state.busy.insert(id.clone());
         drop(state);
-        let result = self.dismantle(&attachment);
-        let result = result.map_err(|fault| AttachError::Step {
+        let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
             id: id.clone(),
             fault,
             left: true,
@@ -309,14 +256,14 @@ impl Manager {
         let result = result.and_then(|()| self.forget(id));
         self.release(id);
         result?;
-        tracing::info!(attachment = %id, port = %attachment.port, "removed");
-        Ok(Some(attachment))
+        tracing::info!(attachment = %id, port = %known.attachment.port, "removed");
+        Ok(Some(known.attachment))
     }
 
     /// What could not be added goes again, as far as it got.
-    fn take_back(&self, attachment: &Attachment, error: AttachError) -> AttachError {
-        let id = &attachment.id;
-        let undone = self.dismantle(attachment).map_err(|fault| fault.to_string());
+    fn take_back(&self, known: &Known, error: AttachError) -> AttachError {
+        let id = &known.attachment.id;
+        let undone = self.dismantle(known).map_err(|fault| fault.to_string());
         let undone = undone.and_then(|()| self.forget(id).map_err(|error| error.to_string()));
         self.release(id);
         let Err(why) = undone else { return error };
@@ -332,87 +279,75 @@ impl Manager {
     }
 
     /// All steps back; each is fine with nothing being there.
-    fn dismantle(&self, attachment: &Attachment) -> Result<(), Fault> {
+    fn dismantle(&self, known: &Known) -> Result<(), Fault> {
         let ground = &self.ground;
-        ground.close_port(&attachment.port)?;
-        match attachment.wanted.kind {
-            AttachKind::Veth => ground.remove_veth(attachment),
-            AttachKind::Tap => ground.remove_tap(attachment),
-            AttachKind::VhostUser => ground.remove_folder(attachment),
+        ground.close_port(known)?;
+        match known.attachment.wanted.kind {
+            AttachKind::Veth => ground.remove_veth(known),
+            AttachKind::Tap => ground.remove_tap(known),
+            AttachKind::VhostUser => ground.remove_folder(known),
         }
     }
 
     /// Its record and its addresses go; a pod's addresses are remembered for when it comes back.
     fn forget(&self, id: &AttachmentId) -> Result<(), AttachError> {
         let mut state = self.lock();
-        let mut changes = vec![Change::Delete {
+        let before = state.leases.clone();
+        let mut changes = state.leases.release(id);
+        changes.push(Change::Delete {
             kind: ObjectKind::Attachment,
             key: id.to_string(),
-        }];
-        changes.extend(state.leases.release_changes(id));
-        state.store.commit(&changes).map_err(|source| AttachError::Store {
-            id: id.clone(),
-            source,
-        })?;
-        state.leases.release(id);
+        });
+        if let Err(error) = state.commit(id, &changes) {
+            state.leases = before;
+            return Err(error);
+        }
         state.all.remove(id);
         Ok(())
     }
 
     /// One, looked at now.
     pub(crate) fn look(&self, id: &AttachmentId) -> Result<Attachment, AttachError> {
-        let attachment = self.lock().all.get(id).cloned();
-        let mut attachment = attachment.ok_or_else(|| AttachError::None(id.clone()))?;
-        attachment.problems = self.ground.look(&attachment);
-        self.note(&attachment);
-        Ok(attachment)
+        let known = self.lock().all.get(id).cloned();
+        let mut attachment = known.as_ref().map(|known| known.attachment.clone());
+        if let (Some(known), Some(attachment)) = (known, &mut attachment) {
+            attachment.problems = self.ground.look(&known);
+            self.note(id, &attachment.problems);
+        }
+        attachment.ok_or_else(|| AttachError::None(id.clone()))
     }
 
     /// Puts right what is not as it should be; gives what was found.
     pub(super) fn repair(&self, id: &AttachmentId) -> Vec<String> {
-        let state = self.idle(id);
-        let Some(attachment) = state.all.get(id).cloned() else {
+        let mut state = self.idle(id);
+        let Some(known) = state.all.get(id).filter(|known| known.is_ready()).cloned() else {
             return Vec::new();
         };
-        drop(state);
-        let found = self.ground.look(&attachment);
-        if attachment.state != AttachmentState::Ready || found.is_empty() {
-            self.note(&Attachment {
-                problems: found,
-                ..attachment
-            });
-            return Vec::new();
-        }
         // Nobody may remove it meanwhile.
-        let mut state = self.idle(id);
-        if !state.all.contains_key(id) {
-            return Vec::new();
-        }
         state.busy.insert(id.clone());
         drop(state);
-        let result = self.ground.repair(&attachment);
-        let mut problems = self.ground.look(&attachment);
-        if let Err(fault) = result {
-            problems.push(format!("it was not put right: {fault}; it is tried again"));
+        let found = self.ground.look(&known);
+        let mut problems = Vec::new();
+        if !found.is_empty() {
+            let failed = self.ground.repair(&known).err();
+            problems = self.ground.look(&known);
+            problems.extend(failed.map(|fault| format!("it was not put right: {fault}; it is tried again")));
         }
-        self.note(&Attachment {
-            problems,
-            ..attachment
-        });
+        self.note(id, &problems);
         self.release(id);
         found
     }
 
-    fn note(&self, seen: &Attachment) {
-        if let Some(attachment) = self.lock().all.get_mut(&seen.id) {
-            attachment.problems.clone_from(&seen.problems);
+    fn note(&self, id: &AttachmentId, problems: &[String]) {
+        if let Some(known) = self.lock().all.get_mut(id) {
+            known.attachment.problems = problems.to_vec();
         }
     }
 
     /// Removes all of a network that are not named. Gives those that were.
     pub(crate) fn collect(&self, valid: &Collect) -> Result<Vec<AttachmentId>, AttachError> {
-        let stale = |a: &&Attachment| a.wanted.network == valid.network && !valid.valid.contains(&a.id);
-        let stale: Vec<_> = self.lock().all.values().filter(stale).map(|a| a.id.clone()).collect();
+        let stale = self.list().into_iter().filter(|a| a.wanted.network == valid.network);
+        let stale: Vec<_> = stale.map(|a| a.id).filter(|id| !valid.valid.contains(id)).collect();
         let mut removed = Vec::new();
         let mut first = None;
         for id in stale {
@@ -428,15 +363,7 @@ impl Manager {
 
     /// Whether an attachment could be added.
     pub(crate) fn status(&self, need: &Need) -> Result<(), AttachError> {
-        let id = AttachmentId {
-            container: "any".to_owned(),
-            interface: "any".to_owned(),
-        };
-        let standing = self.ground.standing(&need.segment).map_err(|fault| AttachError::Step {
-            id,
-            fault,
-            left: false,
-        })?;
+        let standing = self.ground.standing(&need.segment).map_err(AttachError::Need)?;
         if let Ipam::Pool { pool, .. } = &need.ipam {
             self.lock().leases.has_room(&standing.pools, pool.as_ref())?;
         }
@@ -448,25 +375,11 @@ impl Manager {
         self.lock().leases.check(pools)
     }
 
-    fn put(&self, attachment: &Attachment) -> Change {
-        let stored = Stored {
-            attachment: attachment.clone(),
-            boot: self.boot.clone(),
-        };
-        let owner = Owner::Attachment(attachment.id.to_string());
-        let key = attachment.id.to_string();
-        Change::Put(Record::new(ObjectKind::Attachment, key, owner, attachment.generation, &stored))
-    }
-
-    fn write(&self, attachment: &Attachment) -> Result<(), AttachError> {
-        let mut state = self.lock();
-        let change = self.put(attachment);
-        state.store.commit(&[change]).map_err(|source| AttachError::Store {
-            id: attachment.id.clone(),
-            source,
-        })?;
-        state.all.insert(attachment.id.clone(), attachment.clone());
-        Ok(())
+    /// Brings to the disk what waits for it.
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.lock().store.flush() {
+            tracing::warn!(%error, "addresses that pods are to have again may be forgotten at a power cut");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -487,106 +400,13 @@ impl Manager {
     }
 }
 
-/// What can be known to be wrong without asking anybody.
-fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), AttachError> {
-    let invalid = |text: String| Err(AttachError::Invalid(text));
-    let name = &id.interface;
-    let printable = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':');
-    if name.is_empty() || name.len() > 15 || matches!(name.as_str(), "." | "..") || !name.chars().all(printable) {
-        return invalid(format!(
-            "{name:?} is no interface name: 1 to 15 bytes without white space, `/` and `:`"
-        ));
-    }
-    let mut container = id.container.chars();
-    let first = container.next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if !first || !container.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')) {
-        return invalid(format!(
-            "{:?} is no container ID: a letter or a digit, then these, `_`, `.` and `-`",
-            id.container
-        ));
-    }
-    if let Some(mtu) = wanted.mtu
-        && !Port::MTU.contains(&mtu)
-    {
-        let (min, max) = (Port::MTU.start(), Port::MTU.end());
-        return invalid(format!("an MTU of {mtu} bytes is not between {min} and {max}"));
-    }
-    if let Some(mac) = wanted.mac
-        && !mac.is_unicast()
-    {
-        return invalid(format!("{mac} is no station's MAC address"));
-    }
-    if wanted.vhost.is_some() && wanted.kind != AttachKind::VhostUser {
-        return invalid(format!("a socket has no meaning for an attachment of kind {}", wanted.kind));
-    }
-    if wanted.vhost.iter().flat_map(|socket| &socket.file).any(|file| file.contains('/')) {
-        return invalid("the file of a vhost-user socket is a name without `/`".to_owned());
-    }
-    if !wanted.netns.is_absolute() {
-        return invalid(format!("{} is no absolute path of a network namespace", wanted.netns.display()));
-    }
-    Ok(())
-}
-
-/// The port of an attachment, and our end of its veth pair: 14 characters that only this one has.
-fn port_name(id: &AttachmentId) -> Name {
-    let hash = rapidhash::v3::rapidhash_v3(id.to_string().as_bytes());
-    let text = format!("cw{:012x}", hash >> 16);
-    Name::new(text).expect("letters and digits")
-}
-
-/// A locally administered address, the same whenever the same pod comes back.
-fn mac_of(wanted: &Attach, id: &AttachmentId) -> MacAddr {
-    let whose = match &wanted.pod {
-        Some(pod) => format!("{pod} {} {}", wanted.network, id.interface),
-        None => id.to_string(),
-    };
-    let [a, b, c, d, e, f, ..] = rapidhash::v3::rapidhash_v3(whose.as_bytes()).to_be_bytes();
-    MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
-}
-
-/// What the control thread is to know of it.
-pub(super) fn attached(attachment: &Attachment) -> AttachedPort {
-    AttachedPort {
-        id: attachment.id.clone(),
-        port: port_of(attachment),
-        segment: attachment.wanted.segment.clone(),
-    }
-}
-
-/// What the engine is to have.
-fn port_of(attachment: &Attachment) -> Port {
-    let wanted = &attachment.wanted;
-    let kind = match wanted.kind {
-        AttachKind::Veth => PortKind::AfXdp,
-        AttachKind::Tap => PortKind::Tap,
-        AttachKind::VhostUser => PortKind::VhostUser,
-    };
-    let mut port = Port::new(kind);
-    port.mtu = Some(attachment.mtu);
-    port.rate_limit = wanted.rate_limit.clone();
-    if wanted.anti_spoof {
-        port.allowed_macs = vec![attachment.mac];
-    }
-    match wanted.kind {
-        AttachKind::Veth => port.interface = attachment.host_interface.clone(),
-        AttachKind::Tap => {
-            port.interface = Some(attachment.id.interface.clone());
-            port.netns = Some(wanted.netns.display().to_string());
-            port.mac = Some(attachment.mac);
-            port.persistent = true;
-        }
-        AttachKind::VhostUser => {
-            let socket = wanted.vhost.clone().unwrap_or_default();
-            port.socket.clone_from(&attachment.socket);
-            port.client = socket.client;
-            port.queue_pairs = socket.queue_pairs;
-            if !socket.client {
-                port.owner = socket.owner;
-                port.group = socket.group;
-                port.permissions = socket.permissions;
-            }
-        }
-    }
-    port
+fn record(known: &Known) -> Change {
+    let attachment = &known.attachment;
+    Change::Put(Record::new(
+        ObjectKind::Attachment,
+        attachment.id.to_string(),
+        Owner::Cni,
+        attachment.generation,
+        known,
+    ))
 }

@@ -17,6 +17,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `manager` | the steps and their order |
+//! | `known` | what is known of one, and the port and the interface that follow from it |
 //! | `ground` | what each step does on this host |
 //! | `ipam` | who has which address |
 //! | `watch` | what has changed behind our back, and how it is put right |
@@ -25,6 +26,7 @@
 
 mod ground;
 mod ipam;
+mod known;
 mod manager;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clearway_config::attach::AttachmentId;
 
+use super::known::Known;
 use super::manager::Manager;
 
 /// All attachments are looked at once in this time …
@@ -53,7 +54,8 @@ impl Drop for Watch {
 /// Looks at the next few of a round, and begins another one when it is over.
 fn step(manager: &Manager, round: &mut Vec<AttachmentId>) {
     manager.finish();
-    let all = manager.ids();
+    manager.flush();
+    let all = manager.ids(Known::is_ready);
     if round.is_empty() {
         round.clone_from(&all);
     }

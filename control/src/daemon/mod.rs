@@ -51,7 +51,7 @@ use crate::api::{Attachments, Server, SocketError};
 use crate::attach::{HostGround, Manager, Watch};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
-use crate::store::RedbStore;
+use crate::store::FileStore;
 pub(crate) use attached::{AttachedPort, Standing};
 use control::Control;
 
@@ -184,9 +184,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
 /// The attachments of a store. Without one the daemon forwards all the same.
 fn attachments(store: &Path, vhost: PathBuf, handle: &Handle) -> Attachments {
     let ground = Box::new(HostGround::new(handle.clone(), vhost));
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let manager = RedbStore::open(store)
-        .and_then(|store| Manager::open(Box::new(store), ground, boot.trim().to_owned()));
+    let manager = FileStore::open(store).and_then(|store| Manager::open(Box::new(store), ground));
     manager.map(Arc::new).map_err(|error| {
         tracing::warn!(%error, "no attachments are kept: pods can't be attached");
         error.to_string()
