@@ -46,7 +46,8 @@ impl Fault {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Control(error) => error.code,
-            Self::Pod(error) if error.is_wrong_request() => ErrorCode::BadRequest,
+            Self::Pod(PodError::NoNetns(_) | PodError::Own(_) | PodError::Gone(_)) => ErrorCode::BadRequest,
+            Self::Pod(PodError::PodNameTaken { .. }) => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
         }
     }

@@ -171,13 +171,13 @@ impl Control {
                 continue;
             };
             let claim = self.opener().claim(port);
-            if let Err(OpenError::Fatal(reason)) = claim
-                && !self.tolerates(name)
-            {
-                self.abandon(claims);
-                return Err(refused(name, reason));
+            match claim {
+                Err(OpenError::Fatal(reason)) if !self.tolerates(name) => {
+                    self.abandon(claims);
+                    return Err(refused(name, reason));
+                }
+                claim => claims.push((name, port, claim)),
             }
-            claims.push((name, port, claim));
         }
         let mut claims = claims.into_iter();
         while let Some((name, port, claim)) = claims.next() {

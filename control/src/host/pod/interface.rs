@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::settings::{self, MAIN};
 use super::{Difference, PodError, PodNetns, PodRoute, Wanted, differences};
-use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, by_name, flags_request};
+use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, RTM_DELLINK, by_name, flags_request, request};
 use crate::host::netlink::{CREATE, DUMP, EXCL, Message, Netlink, REPLACE, Refusal, Reply, family, ip_bytes};
 use crate::host::routes::{
     IFA_ADDRESS, IFA_LOCAL, IFADDR_LEN, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_VIA, RTAX_MTU,
@@ -151,6 +151,17 @@ impl Pod {
             }
         }
         Ok(differences)
+    }
+
+    /// Deletes a TAP; one that is not there is fine, and so is another interface of the name, which stays.
+    pub(crate) fn delete_tap(&mut self, interface: &str) -> Result<(), PodError> {
+        match self.find(interface)? {
+            Some(link) if link.kind.as_deref() == Some("tun") => {
+                let message = request(RTM_DELLINK, 0, link.ifindex.0);
+                self.change(message, || format!("deleting the TAP {interface}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An interface that should be there.
