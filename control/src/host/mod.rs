@@ -19,6 +19,7 @@
 //! Left to the caller: to run all of this on control's threads, never on a worker (every call here is a system
 //! call that may wait for the kernel's RTNL lock), and to use a `Host` from one thread at a time.
 
+pub(crate) mod accounts;
 pub(crate) mod doctor;
 pub(crate) mod ethtool;
 pub(crate) mod facts;
