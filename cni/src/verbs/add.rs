@@ -8,6 +8,10 @@
 //! The `dhcp` plugin speaks through the interface, which must be there first: then the daemon attaches, the plugin asks
 //! its server, and the daemon is told the addresses.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use clearway_config::attach::{Addresses, Attach, Attachment};
 use serde_json::Value;
 
@@ -24,6 +28,7 @@ const NEEDS_INTERFACE: [&str; 1] = ["dhcp"];
 
 pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError> {
     let Context { conf, log, .. } = context;
+    refuse_own_namespace(target)?;
     let network = conf.network()?;
     let mut result = conf.prev_result()?.unwrap_or_default();
     let netns = target.netns.display().to_string();
@@ -138,6 +143,23 @@ fn take_back_addresses(context: &Context, delegate: &Delegate) {
         context
             .log
             .warning(&format!("the addresses are not taken back: {error}"));
+    }
+}
+
+/// A container that shares the host's network has nothing to be attached to: the interface would be the host's.
+fn refuse_own_namespace(target: &Target) -> Result<(), CniError> {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    match (identity(&target.netns), identity(Path::new("/proc/self/ns/net"))) {
+        (Some(theirs), Some(ours)) if theirs == ours => Err(CniError::new(
+            Code::Environment,
+            format!(
+                "CNI_NETNS is {:?}, the namespace that clearway-cni itself runs in",
+                target.netns
+            ),
+            "the runtime must give the container's own network namespace",
+        )),
+        // Whether it is there is the daemon's to find out.
+        _ => Ok(()),
     }
 }
 
