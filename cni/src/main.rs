@@ -37,14 +37,14 @@ fn run() -> Outcome {
     };
     let mut stdin = Vec::new();
     // VERSION needs none: somebody who tries it by hand is not kept waiting.
-    if verb != Verb::Version || !std::io::stdin().is_terminal() {
-        if let Err(error) = std::io::stdin().read_to_end(&mut stdin) {
-            return Outcome::failed(CniError::new(
-                Code::Io,
-                "the network's configuration could not be read from stdin",
-                error.to_string(),
-            ));
-        }
+    if (verb != Verb::Version || !std::io::stdin().is_terminal())
+        && let Err(error) = std::io::stdin().read_to_end(&mut stdin)
+    {
+        return Outcome::failed(CniError::new(
+            Code::Io,
+            "the network's configuration could not be read from stdin",
+            error.to_string(),
+        ));
     }
     if verb == Verb::Version {
         return Outcome {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use clearway_cni::Code;
-use clearway_cni::conf::{FIELDS, Mode, Network};
+use clearway_cni::conf::{FIELDS, FOREIGN, Mode, Network};
 use serde_json::Value;
 
 fn docs() -> String {
@@ -45,6 +45,15 @@ fn every_field_is_documented_with_its_modes_and_no_other() {
         .map(|field| (field.path, modes(field.modes)))
         .collect();
     assert_eq!(documented, known);
+}
+
+#[test]
+fn what_other_plugins_have_and_we_have_not_is_said() {
+    let docs = docs();
+    for (path, _) in FOREIGN {
+        let name = path.rsplit('.').next().unwrap();
+        assert!(docs.contains(&format!("`{name}`")), "{path}");
+    }
 }
 
 #[test]

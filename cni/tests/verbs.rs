@@ -189,6 +189,57 @@ fn vfs_are_not_attached_yet() {
     call("DEL", &conf).good();
 }
 
+/// Networks as their users have them, but for `type` (and, here, the daemon's socket).
+#[test]
+fn other_plugins_networks_work() {
+    let daemon = FakeDaemon::start();
+    let network = |fields| {
+        let mut conf = daemon.network("0.3.1", fields);
+        if conf.get("keep").is_none() {
+            conf["vlan"] = Value::Null;
+        }
+        conf.as_object_mut().unwrap().remove("keep");
+        conf
+    };
+    // ovs-cni
+    call("ADD", &network(json!({"bridge": "mynet0", "vlan": 7, "keep": 1}))).good();
+    assert_eq!(daemon.state().body["segment"], json!({"vlan": 7}));
+    let trunk = json!([{"id": 42}, {"minID": 1000, "maxID": 1010}]);
+    let conf = network(json!({"bridge": "mynet1", "mtu": 9000, "trunk": trunk}));
+    call_with("ADD", &conf, &[("CNI_IFNAME", "net2")]).good();
+    assert_eq!(
+        daemon.state().body["segment"],
+        json!({"trunk": {"items": [42, "1000-1010"]}})
+    );
+    assert_eq!(daemon.state().body["mtu"], 9000);
+    // userspace-cni
+    let conf = network(json!({
+        "sharedDir": "/run/openvswitch", "logLevel": "verbose", "logFile": daemon.folder.path().join("log"),
+        "host": {"engine": "ovs-dpdk", "iftype": "vhostuser", "netType": "bridge", "vhost": {"mode": "client"},
+                 "bridge": {"bridgeName": "br-4"}},
+        "container": {"engine": "ovs-dpdk", "iftype": "vhostuser", "netType": "interface", "vhost": {"mode": "server"}}
+    }));
+    call_with("ADD", &conf, &[("CNI_IFNAME", "net3")]).good();
+    let asked = daemon.state().body.clone();
+    assert_eq!(asked["kind"], "vhost-user");
+    assert_eq!(asked["segment"], json!({"domain": "br-4"}));
+    assert_eq!(
+        asked["vhost"],
+        json!({"folder": "/run/openvswitch/0123456789ab", "file": "0123456789ab-net3", "client": true})
+    );
+    // sriov-cni
+    let conf = network(json!({
+        "deviceID": "0000:03:02.0", "pciBusID": "0000:03:02.0", "mac": "CA:FE:C0:FF:EE:00", "vlan": 1000, "keep": 1,
+        "vlanQoS": 4, "vlanProto": "802.1ad", "min_tx_rate": 100, "max_tx_rate": 200, "spoofchk": "off", "trust": "on",
+        "link_state": "enable", "logLevel": "debug", "logFile": daemon.folder.path().join("log")
+    }));
+    let error = call("ADD", &conf).failed(2);
+    assert!(
+        error.contains("virtual functions"),
+        "every field is accepted: {error}"
+    );
+}
+
 #[test]
 fn check_compares() {
     let daemon = FakeDaemon::start();

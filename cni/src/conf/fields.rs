@@ -170,7 +170,7 @@ const HOST: &str =
     r#"{"engine": "ovs-dpdk", "iftype": "vhostuser", "netType": "bridge", "bridge": {"bridgeName": "br0"}}"#;
 
 /// Fields of other plugins that have no counterpart here, and what to do instead.
-const FOREIGN: &[(&str, &str)] = &[
+pub const FOREIGN: &[(&str, &str)] = &[
     (
         "kubeconfig",
         "clearway-cni does not talk to Kubernetes: remove it and name the folder of the sockets in `sharedDir` or \

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use clearway_config::attach::{AttachKind, AttachmentId};
 use serde_json::{Map, Value};
 
-pub use fields::{FIELDS, Field, Fields};
+pub use fields::{FIELDS, FOREIGN, Field, Fields};
 pub use network::{IpamConf, Network};
 
 use crate::error::{CniError, Code};
@@ -33,6 +33,9 @@ pub const DAEMON_SOCKET: &str = "/run/clearway/clearway.sock";
 
 /// What `mode: auto` is for a container with a kernel stack; decided by measurement.
 pub const AUTO: Mode = Mode::Tap;
+
+/// IPAM plugins that speak through the interface to find an address for it: it must be there first.
+pub const NEEDS_INTERFACE: [&str; 1] = ["dhcp"];
 
 /// What a container is given (`mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

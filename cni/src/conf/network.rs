@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::runtime::Runtime;
 use super::segment::{self, Userspace};
-use super::{AUTO, ConfError, Fields, Mode, sriov, userspace};
+use super::{AUTO, ConfError, Fields, Mode, NEEDS_INTERFACE, sriov, userspace};
 use crate::args;
 use crate::environment::Target;
 use crate::log::Level;
@@ -93,7 +93,7 @@ impl Network {
             Mode::Vf => Some(sriov::read(&fields, runtime.device.as_deref())?),
             _ => None,
         };
-        let ipam = ipam(&fields)?;
+        let ipam = ipam(&fields, mode)?;
         if ipam == IpamConf::None && !runtime.ips.is_empty() {
             return Err(ConfError::Missing {
                 field: "ipam",
@@ -205,28 +205,39 @@ fn common(fields: &Fields) -> Result<(), ConfError> {
     fields.get::<String>("cniVersion", "text").map(|_| ())
 }
 
-fn ipam(fields: &Fields) -> Result<IpamConf, ConfError> {
+fn ipam(fields: &Fields, mode: Mode) -> Result<IpamConf, ConfError> {
     let Some(Value::Object(map)) = fields.raw("ipam") else {
+        // Absent, or something else than an object: then this is the error.
         fields.object("ipam")?;
         return Ok(IpamConf::None);
     };
-    match map.get("type") {
-        Some(Value::String(own)) if own == OWN_IPAM => {}
-        Some(Value::String(other)) if !other.is_empty() => return Ok(IpamConf::Delegate(other.clone())),
-        None | Some(Value::Null | Value::String(_)) if map.values().all(empty) => return Ok(IpamConf::None),
-        Some(value) if !value.is_null() && !value.is_string() => {
+    let name = match map.get("type").filter(|name| !empty(name)) {
+        Some(Value::String(name)) => name.as_str(),
+        Some(other) => {
             return Err(ConfError::Value {
                 field: "ipam.type".into(),
-                value: value.to_string(),
+                value: other.to_string(),
                 reason: "write the name of an IPAM plugin".into(),
             });
         }
-        _ => {
+        None if map.values().all(empty) => return Ok(IpamConf::None),
+        None => {
             return Err(ConfError::Missing {
                 field: "ipam.type",
                 advice: "name the IPAM plugin, or write `clearway` for a pool of the daemon",
             });
         }
+    };
+    if mode == Mode::VhostUser && NEEDS_INTERFACE.contains(&name) {
+        return Err(ConfError::Unsupported {
+            field: "ipam.type".into(),
+            value: format!("{name:?}"),
+            advice: "it speaks through an interface, and mode `vhost-user` has none in the container's namespace: choose \
+                     another IPAM plugin",
+        });
+    }
+    if name != OWN_IPAM {
+        return Ok(IpamConf::Delegate(name.into()));
     }
     let Some(ipam) = fields.object("ipam")? else {
         return Ok(IpamConf::None);

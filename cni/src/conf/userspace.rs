@@ -41,11 +41,11 @@ pub(super) fn read(fields: &Fields) -> Result<Option<Userspace>, ConfError> {
             return Err(host.unsupported("netType", advice));
         }
     }
-    if let (Some(ours), Some(theirs)) = (ours.connects, theirs.connects) {
-        if ours == theirs {
-            let reason = "one side must be `client` and the other `server`: both say the same".to_owned();
-            return Err(fields.wrong("host", reason));
-        }
+    if let (Some(ours), Some(theirs)) = (ours.connects, theirs.connects)
+        && ours == theirs
+    {
+        let reason = "one side must be `client` and the other `server`: both say the same".to_owned();
+        return Err(fields.wrong("host", reason));
     }
     let socket = VhostSocket {
         folder,

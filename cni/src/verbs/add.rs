@@ -16,18 +16,15 @@ use clearway_config::attach::{Addresses, Attach, Attachment};
 use serde_json::Value;
 
 use super::{Context, about, no_vf};
-use crate::conf::{Conf, Network};
+use crate::conf::{Conf, NEEDS_INTERFACE};
 use crate::delegate::Delegate;
 use crate::devinfo;
 use crate::environment::{Target, Verb};
 use crate::error::{CniError, Code};
-use crate::result::{CniResult, Dns, Interface};
-
-/// IPAM plugins that need the interface before they can choose an address.
-const NEEDS_INTERFACE: [&str; 1] = ["dhcp"];
+use crate::result::{Dns, Interface};
 
 pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError> {
-    let Context { conf, log, .. } = context;
+    let conf = context.conf;
     refuse_own_namespace(target)?;
     let network = conf.network()?;
     let mut result = conf.prev_result()?.unwrap_or_default();
@@ -66,9 +63,7 @@ pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError>
         }
     };
     if let Err(error) = inform(conf, &attachment) {
-        if let Err(error) = context.daemon.detach(&target.id) {
-            log.warning(&format!("the attachment is not taken back: {error}"));
-        }
+        detach(context, target);
         if let Some(delegate) = &context.delegate {
             take_back_addresses(context, delegate);
         }
@@ -85,8 +80,9 @@ fn addresses_first(
     delegate: &Delegate,
     wanted: impl Fn(Addresses) -> Result<Attach, CniError>,
 ) -> Result<(Attachment, Dns), CniError> {
-    let CniResultParts { addresses, dns } = delegate.add()?.into();
-    Ok((attach(context, target, &wanted(addresses)?)?, dns))
+    let chosen = delegate.add()?;
+    let attachment = attach(context, target, &wanted(chosen.addresses())?)?;
+    Ok((attachment, chosen.dns))
 }
 
 fn interface_first(
@@ -96,28 +92,13 @@ fn interface_first(
     wanted: &Attach,
 ) -> Result<(Attachment, Dns), CniError> {
     attach(context, target, wanted)?;
-    let addressed = delegate.add().and_then(|result| {
-        let CniResultParts { addresses, dns } = result.into();
-        let set = context.daemon.set_addresses(&target.id, &addresses);
+    let addressed = delegate.add().and_then(|chosen| {
+        let set = context.daemon.set_addresses(&target.id, &chosen.addresses());
         let set =
             set.map_err(|error| error.told(&about("give the addresses of the IPAM plugin to", target)))?;
-        Ok((set, dns))
+        Ok((set, chosen.dns))
     });
     addressed.inspect_err(|_| detach(context, target))
-}
-
-struct CniResultParts {
-    addresses: Addresses,
-    dns: Dns,
-}
-
-impl From<CniResult> for CniResultParts {
-    fn from(result: CniResult) -> Self {
-        Self {
-            addresses: result.addresses(),
-            dns: result.dns,
-        }
-    }
 }
 
 fn attach(context: &Context, target: &Target, wanted: &Attach) -> Result<Attachment, CniError> {
@@ -216,23 +197,4 @@ fn interfaces(attachment: &Attachment, netns: &str) -> Vec<Interface> {
         pci_id: String::new(),
     };
     host.into_iter().chain([container]).collect()
-}
-
-/// Whether STATUS and CHECK would find the same network.
-pub(super) fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
-    let mut findings = Vec::new();
-    let wanted = &attachment.wanted;
-    if network.mode.kind() != Some(wanted.kind) {
-        findings.push(format!(
-            "it is of kind {}, the network's mode is {}",
-            wanted.kind, network.mode
-        ));
-    }
-    if network.segment.as_ref() != Some(&wanted.segment) {
-        findings.push(format!(
-            "it is in the segment {:?}, the network's is {:?}",
-            wanted.segment, network.segment
-        ));
-    }
-    findings
 }

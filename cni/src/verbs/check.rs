@@ -2,9 +2,8 @@
 
 use clearway_config::attach::{Attachment, AttachmentState};
 
-use super::add::same_network;
 use super::{Context, about};
-use crate::conf::ConfError;
+use crate::conf::{ConfError, Network};
 use crate::environment::{Target, Verb};
 use crate::error::{CniError, Code};
 use crate::result::CniResult;
@@ -48,6 +47,25 @@ pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> 
         .delegate
         .as_ref()
         .map_or(Ok(()), |delegate| delegate.ask(Verb::Check))
+}
+
+/// What of the attachment is another network's: this one has been changed since ADD.
+fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
+    let mut findings = Vec::new();
+    let wanted = &attachment.wanted;
+    if network.mode.kind() != Some(wanted.kind) {
+        findings.push(format!(
+            "it is of kind {}, the network's mode is {}",
+            wanted.kind, network.mode
+        ));
+    }
+    if network.segment.as_ref() != Some(&wanted.segment) {
+        findings.push(format!(
+            "it is in the segment {:?}, the network's is {:?}",
+            wanted.segment, network.segment
+        ));
+    }
+    findings
 }
 
 /// What the daemon has against what the runtime remembers. A later plugin of the chain may have changed routes, so one

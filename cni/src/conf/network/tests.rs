@@ -176,6 +176,8 @@ fn addresses_come_from_where_the_network_says() {
     let other = none(json!({"type": "host-local", "subnet": "10.0.0.0/24"}));
     assert_eq!(other, IpamConf::Delegate("host-local".into()));
     assert!(refused(json!({"vlan": 1, "ipam": {"subnet": "x"}})).contains("ipam.type"));
+    let dhcp = json!({"vlan": 1, "mode": "vhost-user", "ipam": {"type": "dhcp"}});
+    assert!(refused(dhcp).contains("vhost-user"));
     assert!(refused(json!({"vlan": 1, "runtimeConfig": {"ips": ["10.0.0.1"]}})).contains("ipam"));
     assert!(
         refused(json!({"vlan": 1, "ipam": {"type": "clearway"}, "runtimeConfig": {"ips": ["x"]}}))
