@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use clearway_config::attach::Pod;
 use clearway_wire::MacAddr;
 
+use crate::conf::cut;
 use crate::environment::EnvironmentError;
 
 /// What we take from `CNI_ARGS`.
@@ -62,7 +63,12 @@ pub(crate) fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<
         let text = text.trim();
         let bare = text.parse::<IpAddr>().ok();
         bare.or_else(|| text.parse::<ipnet::IpNet>().ok().map(|net| net.addr()))
-            .ok_or_else(|| format!("{text:?} is not an IP address such as 10.9.0.5 or 10.9.0.5/24"))
+            .ok_or_else(|| {
+                format!(
+                    "{:?} is not an IP address such as 10.9.0.5 or 10.9.0.5/24",
+                    cut(text.into())
+                )
+            })
     };
     texts.map(address).collect()
 }

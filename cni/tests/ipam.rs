@@ -235,6 +235,27 @@ fn without_the_daemon_addresses_stay() {
     assert_eq!(ipam.asked(), ["DEL"]);
 }
 
+/// More than a pipe holds, to a plugin that reads all of it and to one that reads nothing.
+#[test]
+fn large_configurations_get_through() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let mut conf = ipam.network(&daemon, "1.0.0");
+    conf["ipam"]["anything"] = "x".repeat(300_000).into();
+    let mut large = result("1.0.0");
+    large["comment"] = "y".repeat(300_000).into();
+    ipam.says("ADD", &large, 0);
+    ipam.call("ADD", &conf).good();
+    ipam.call("DEL", &conf).good();
+    let text = format!(
+        "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || echo '{}'\n",
+        result("1.0.0")
+    );
+    script(&ipam.folder, "fake", &text);
+    ipam.call("ADD", &conf).good();
+    ipam.call("DEL", &conf).good();
+}
+
 /// The dhcp plugin speaks through the interface: it comes first there, and its addresses later.
 #[test]
 fn dhcp_finds_the_interface() {

@@ -377,70 +377,109 @@ fn verbs_are_only_where_the_version_has_them() {
     assert!(!daemon.requests().iter().any(|request| request.starts_with("PUT")));
 }
 
+/// The verbs that ask the daemon, with what they ask it by, where this version has them.
+fn asking(version: &str) -> Vec<(&'static str, &'static str)> {
+    let mut verbs = vec![("ADD", "PUT"), ("DEL", "DELETE")];
+    if version >= "0.4.0" {
+        verbs.push(("CHECK", "GET"));
+    }
+    if version >= "1.1.0" {
+        verbs.extend([("GC", "POST"), ("STATUS", "POST")]);
+    }
+    verbs
+}
+
 #[test]
-fn the_daemons_refusals_have_codes() {
+fn the_daemons_refusals_have_codes_in_every_version() {
     let daemon = FakeDaemon::start();
-    let conf = daemon.network("1.1.0", json!({"cni.dev/valid-attachments": []}));
-    let result = call("ADD", &conf).good();
-    for (status, code, number) in [
-        (400, "bad_request", 7),
-        (422, "invalid_config", 7),
-        (404, "not_found", 7),
-        (500, "failed", 100),
-        (503, "shutting_down", 11),
-        (504, "timeout", 11),
-    ] {
-        for (verb, method) in [
-            ("ADD", "PUT"),
-            ("DEL", "DELETE"),
-            ("CHECK", "GET"),
-            ("GC", "POST"),
+    for version in VERSIONS {
+        let conf = daemon.network(version, json!({"cni.dev/valid-attachments": []}));
+        let result = call("ADD", &conf).good();
+        for (status, code, number) in [
+            (400, "bad_request", 7),
+            (422, "invalid_config", 7),
+            (404, "not_found", 7),
+            (500, "failed", 100),
+            (503, "shutting_down", 11),
+            (504, "timeout", 11),
         ] {
-            if (verb, code) == ("CHECK", "not_found") {
-                continue;
-            }
-            daemon.refuse(method, status, code);
-            let error = call_with(
-                verb,
-                &remembering(&conf, &result),
-                if verb == "ADD" {
+            for (verb, method) in asking(version) {
+                let number = match (verb, code) {
+                    ("CHECK", "not_found") => 3,
+                    ("STATUS", _) => 50,
+                    _ => number,
+                };
+                daemon.refuse(method, status, code);
+                let other: &[_] = if verb == "ADD" {
                     &[("CNI_IFNAME", "net9")]
                 } else {
                     &[]
-                },
-            );
-            let error = error.failed(number);
-            assert!(error.contains("it is so"), "{verb} {code}: {error}");
-            daemon.state().refuse.clear();
+                };
+                let ran = call_with(verb, &remembering(&conf, &result), other);
+                assert_eq!(ran.out["cniVersion"], version, "{verb} {code}");
+                let error = ran.failed(number);
+                assert!(
+                    error.contains("it is so") || number == 3,
+                    "{verb} {code}: {error}"
+                );
+                daemon.state().refuse.clear();
+            }
         }
+        assert_eq!(daemon.state().attachments.len(), 1);
+        call("DEL", &conf).good();
     }
-    assert_eq!(daemon.state().attachments.len(), 1);
 }
 
 #[test]
 fn without_the_daemon_the_runtime_tries_again() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
-    for (verb, code) in [
-        ("ADD", 11),
-        ("DEL", 11),
-        ("CHECK", 11),
-        ("GC", 11),
-        ("STATUS", 50),
-    ] {
-        let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "x", "vlan": 1, "daemonSocket": socket,
-                          "prevResult": {"cniVersion": "1.1.0"}, "cni.dev/valid-attachments": []});
-        let error = call(verb, &conf).failed(code);
-        assert!(
-            error.contains("none.sock") && error.contains("clearway run"),
-            "{verb}: {error}"
-        );
-        assert!(verb != "DEL" || error.contains("still there"), "{error}");
+    for version in VERSIONS {
+        for (verb, _) in asking(version) {
+            let conf = json!({"cniVersion": version, "name": "n", "type": "x", "vlan": 1, "daemonSocket": socket,
+                              "prevResult": {"cniVersion": version}, "cni.dev/valid-attachments": []});
+            let ran = call(verb, &conf);
+            assert_eq!(ran.out["cniVersion"], version);
+            let error = ran.failed(if verb == "STATUS" { 50 } else { 11 });
+            assert!(
+                error.contains("none.sock") && error.contains("clearway run"),
+                "{verb}: {error}"
+            );
+            assert!(verb != "DEL" || error.contains("still there"), "{error}");
+        }
     }
     // Nobody behind a socket that is there.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "x", "vlan": 1, "daemonSocket": socket});
     call("DEL", &conf).failed(11);
+}
+
+#[test]
+fn wrong_fields_are_found_by_the_verbs_that_read_them() {
+    let daemon = FakeDaemon::start();
+    for version in VERSIONS {
+        for (verb, _) in asking(version) {
+            for (field, value, code) in [
+                ("bogus", json!(1), 7),
+                ("mtu", json!(1), 7),
+                ("spoofchk", json!("on"), 2),
+            ] {
+                let mut conf = daemon.network(
+                    version,
+                    json!({"cni.dev/valid-attachments": [], "prevResult": {}}),
+                );
+                conf[field] = value;
+                let ran = call(verb, &conf);
+                if matches!(verb, "DEL" | "GC") {
+                    ran.good();
+                } else {
+                    let error = ran.failed(code);
+                    assert!(error.contains(field), "{verb} {version}: {error}");
+                }
+            }
+        }
+    }
+    assert!(!daemon.requests().iter().any(|request| request.starts_with("PUT")));
 }
 
 /// The answer is lost: what may have been made is taken back.

@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{ConfError, Mode};
+use super::{ConfError, Mode, brief, cut};
 
 /// A field of a network's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -227,13 +227,15 @@ impl<'a> Fields<'a> {
         if let Some((_, advice)) = FOREIGN.iter().find(|(foreign, _)| *foreign == path) {
             return Err(ConfError::Unsupported {
                 field: path,
-                value: value.to_string(),
+                value: brief(value),
                 advice,
             });
         }
         let siblings = FIELDS.iter().filter_map(|field| {
             let name = field.path.strip_prefix(self.prefix.as_str())?;
-            (!name.contains('.')).then_some((name, field.path))
+            // What is twice as long is no slip, and comparing a megabyte takes seconds.
+            let near = !name.contains('.') && key.len() < 2 * name.len() + 2;
+            near.then_some((name, field.path))
         });
         let distance = |name: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &key.to_lowercase());
         let nearest = siblings
@@ -241,7 +243,7 @@ impl<'a> Fields<'a> {
             .filter(|(distance, name, _)| *distance <= name.chars().count().div_ceil(2))
             .min_by_key(|(distance, ..)| *distance);
         Err(ConfError::Unknown {
-            field: path,
+            field: cut(path),
             nearest: nearest.map(|(.., path)| path),
         })
     }
@@ -270,7 +272,7 @@ impl<'a> Fields<'a> {
             // What an error of the value's own type says; serde's own words are about Rust.
             let reason = match error.to_string() {
                 plain if plain.starts_with("invalid type") => format!("write {expected}"),
-                own => format!("{own}; write {expected}"),
+                own => format!("{}; write {expected}", cut(own)),
             };
             self.wrong(key, reason)
         })
@@ -338,7 +340,7 @@ impl<'a> Fields<'a> {
     pub fn wrong(&self, key: &str, reason: String) -> ConfError {
         ConfError::Value {
             field: self.path(key),
-            value: self.map.get(key).unwrap_or(&Value::Null).to_string(),
+            value: brief(self.map.get(key).unwrap_or(&Value::Null)),
             reason,
         }
     }
@@ -347,7 +349,7 @@ impl<'a> Fields<'a> {
     pub fn unsupported(&self, key: &str, advice: &'static str) -> ConfError {
         ConfError::Unsupported {
             field: self.path(key),
-            value: self.map.get(key).unwrap_or(&Value::Null).to_string(),
+            value: brief(self.map.get(key).unwrap_or(&Value::Null)),
             advice,
         }
     }
@@ -370,7 +372,7 @@ impl<'a> Fields<'a> {
             if !field.modes.contains(&mode) {
                 return Err(ConfError::NotInMode {
                     field: field.path,
-                    value: value.to_string(),
+                    value: brief(value),
                     mode,
                     modes: field.modes,
                 });

@@ -156,6 +156,23 @@ pub enum ConfError {
     },
 }
 
+/// The most characters of somebody's value that an error repeats.
+const QUOTED: usize = 200;
+
+/// A value as an error repeats it: whoever sends a megabyte must not get it back.
+fn brief(value: &Value) -> String {
+    cut(value.to_string())
+}
+
+/// The beginning of a long text.
+pub(crate) fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(QUOTED) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 struct Nearest<'a>(&'a Option<&'static str>);
 
 impl fmt::Display for Nearest<'_> {
@@ -233,7 +250,7 @@ impl Conf {
             Some(other) => {
                 return Err(ConfError::Value {
                     field: "name".into(),
-                    value: other.to_string(),
+                    value: brief(other),
                     reason: "write text".into(),
                 });
             }
@@ -243,7 +260,7 @@ impl Conf {
         if !name.chars().enumerate().all(good) {
             return Err(ConfError::Value {
                 field: "name".into(),
-                value: format!("{name:?}"),
+                value: cut(format!("{name:?}")),
                 reason: "a network's name begins with a letter or a digit and goes on with these, `_`, `.` and `-`"
                     .into(),
             });
@@ -291,7 +308,7 @@ impl Conf {
         match name {
             Some(name) if name.contains(['/', '\\']) || matches!(name, "." | "..") => Err(ConfError::Value {
                 field: "ipam.type".into(),
-                value: format!("{name:?}"),
+                value: cut(format!("{name:?}")),
                 reason: "write the name of a program in CNI_PATH, without a folder".into(),
             }),
             name => Ok(name),
@@ -311,7 +328,7 @@ impl Conf {
             .map(Some)
             .map_err(|reason| ConfError::Value {
                 field: "prevResult".into(),
-                value: value.to_string(),
+                value: brief(value),
                 reason: format!("it is no result of CNI ({reason})"),
             })
     }
@@ -325,7 +342,7 @@ impl Conf {
             .find_map(|key| self.map.get(*key));
         let wrong = |value: &Value| ConfError::Value {
             field: FIELD.into(),
-            value: value.to_string(),
+            value: brief(value),
             reason: "it must be a list of objects with `containerID` and `ifname`".into(),
         };
         let items = match value {

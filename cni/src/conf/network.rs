@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::runtime::Runtime;
 use super::segment::{self, Userspace};
-use super::{AUTO, ConfError, Fields, Mode, NEEDS_INTERFACE, sriov, userspace};
+use super::{AUTO, ConfError, Fields, Mode, NEEDS_INTERFACE, brief, sriov, userspace};
 use crate::args;
 use crate::environment::Target;
 use crate::log::Level;
@@ -216,7 +216,7 @@ fn ipam(fields: &Fields, mode: Mode) -> Result<IpamConf, ConfError> {
         Some(other) => {
             return Err(ConfError::Value {
                 field: "ipam.type".into(),
-                value: other.to_string(),
+                value: brief(other),
                 reason: "write the name of an IPAM plugin".into(),
             });
         }

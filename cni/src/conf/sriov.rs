@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ConfError, Fields};
+use super::{ConfError, Fields, brief};
 
 /// Checks all settings and gives the VF's PCI address.
 pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<String, ConfError> {
@@ -18,7 +18,7 @@ pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<String, ConfE
         return Err(match asked {
             Some(_) => ConfError::Value {
                 field: "runtimeConfig.deviceID".into(),
-                value: Value::from(device).to_string(),
+                value: brief(&Value::from(device)),
                 reason: reason.into(),
             },
             None => fields.wrong("deviceID", reason.into()),

@@ -154,6 +154,29 @@ fn foreign_fields_have_advice() {
 }
 
 #[test]
+fn errors_do_not_repeat_a_megabyte() {
+    let long = "x".repeat(1 << 20);
+    let wrong = [
+        with(base(Mode::Tap, "mtu"), "mtu", json!(long)),
+        with(base(Mode::Tap, "mtu"), &long, json!(1)),
+        with(base(Mode::Tap, "mtu"), "socket", json!({"file": long})),
+        with(base(Mode::Tap, "mtu"), "mac", json!(long)),
+        with(base(Mode::Tap, "mtu"), "bridge", json!(long)),
+        with(base(Mode::Tap, "ipam.type"), "ipam", json!({"type": [long]})),
+        with(
+            base(Mode::Tap, "ipam.type"),
+            "ipam",
+            json!({"type": "clearway", "addresses": [long]}),
+        ),
+        with(base(Mode::Vf, "mtu"), "deviceID", json!(long)),
+    ];
+    for conf in wrong {
+        let error = read(&conf).unwrap_err().to_string();
+        assert!(error.len() < 2000, "{} bytes: {}", error.len(), &error[..300]);
+    }
+}
+
+#[test]
 fn what_runtimes_add_is_let_through() {
     let mut conf = base(Mode::Tap, "mtu");
     for key in [
