@@ -10,7 +10,7 @@ set -euo pipefail
 profile=${1:-all}
 # In a fresh shell rustup's folder is not on the PATH yet.
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-min_rust=1.89
+min_rust=1.90
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

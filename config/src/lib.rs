@@ -53,3 +53,7 @@ pub use values::{
 fn yes() -> bool {
     true
 }
+
+/// Stub.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct AddressPool;

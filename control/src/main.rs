@@ -9,12 +9,14 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod attach;
 mod cli;
 mod compile;
 mod daemon;
 mod handle;
 mod host;
 mod reconcile;
+mod store;
 
 fn main() -> std::process::ExitCode {
     cli::main()

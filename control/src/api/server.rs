@@ -8,6 +8,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
+use super::attachments::Attachments;
 use super::routes;
 use super::socket::{Socket, SocketError};
 use crate::handle::{Handle, Request};
@@ -28,7 +29,7 @@ impl Server {
     }
 
     /// Answers from now on, with what the control thread behind `handle` says.
-    pub(crate) fn start(self, handle: Handle) -> Result<Running, SocketError> {
+    pub(crate) fn start(self, handle: Handle, attachments: Attachments) -> Result<Running, SocketError> {
         let failed = |source| SocketError::Thread {
             path: self.socket.path().to_owned(),
             source,
@@ -43,7 +44,7 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("api".into())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(serve(listener, handle, stopped)) {
+                if let Err(error) = runtime.block_on(serve(listener, handle, attachments, stopped)) {
                     tracing::error!(%error, "the API stopped answering; restart the daemon to get it back");
                 }
             })
@@ -86,6 +87,7 @@ impl Drop for Running {
 async fn serve(
     listener: std::os::unix::net::UnixListener,
     handle: Handle,
+    attachments: Attachments,
     stopped: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -94,7 +96,7 @@ async fn serve(
     }
     let stop = Arc::new(tokio::sync::Notify::new());
     let told = stop.clone();
-    let server = axum::serve(listener, routes::router(handle))
+    let server = axum::serve(listener, routes::router(handle, attachments))
         .with_graceful_shutdown(async move { told.notified().await });
     tokio::select! {
         result = server.into_future() => result,

@@ -10,6 +10,7 @@ use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
+use super::attached::AttachedPort;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
@@ -40,6 +41,8 @@ pub(super) struct Load {
 /// Everything that the control thread owns.
 pub(super) struct Control {
     pub(super) spec: Spec,
+    /// What attachments ask for; their ports are in `spec`.
+    pub(super) attached: BTreeMap<Name, AttachedPort>,
     pub(super) host: Host,
     pub(super) host_facts: HostFacts,
     pub(super) engine: Engine,
@@ -52,6 +55,8 @@ pub(super) struct Control {
     pub(super) state_dir: PathBuf,
     pub(super) started: Instant,
     pub(super) is_ready: bool,
+    /// The ports are being opened for the first time.
+    pub(super) starting: bool,
     pub(super) loads: Vec<Load>,
     loads_at: Instant,
     next_tick: Instant,
@@ -79,6 +84,7 @@ impl Control {
                 api: spec.api.clone(),
                 ..Spec::default()
             },
+            attached: BTreeMap::new(),
             host: Host::open()?,
             host_facts,
             groups: Groups::new(spec.engine.hugepages, engine.workers()),
@@ -90,6 +96,7 @@ impl Control {
             state_dir,
             started: now,
             is_ready: false,
+            starting: false,
             loads: vec![Load::default(); engine.workers()],
             loads_at: now,
             next_tick: now + TICK,
@@ -126,7 +133,11 @@ impl Control {
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
-        self.switch(spec).map(drop)
+        let spec = self.with_attached_or_waiting(spec);
+        self.starting = true;
+        let switched = self.switch(spec);
+        self.starting = false;
+        switched
     }
 
     /// The loop, until a signal.
@@ -444,7 +455,11 @@ impl Control {
             Request::Tunnels(reply) => reply.send(Ok(self.tunnel_views())),
             Request::Drops(reply) => reply.send(self.drop_views()),
             Request::Counters(reply) => reply.send(Ok(self.counter_views())),
-            Request::Config(reply) => reply.send(Ok(self.spec.clone())),
+            Request::Config(reply) => reply.send(Ok(self.configured())),
+            Request::Standing { segment, reply } => reply.send(self.standing(&segment)),
+            Request::Attach { name, wanted, reply } => reply.send(self.attach(name, *wanted)),
+            Request::Detach { name, reply } => reply.send(self.detach(&name)),
+            Request::WhyDown { name, reply } => reply.send(Ok(self.why_down(&name))),
             Request::Health(reply) => reply.send(Ok(self.health())),
         }
     }

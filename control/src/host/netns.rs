@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,6 +16,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 
 use super::netlink::Message;
+use super::pod::{PodError, PodNetns};
 use super::{Host, HostError};
 
 const RTM_GETNSID: u16 = 90;
@@ -59,6 +60,11 @@ impl Netns {
         })
     }
 
+    /// Which one it is.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        self.file.metadata().map(|file| file.ino())
+    }
+
     /// Runs `work` on a thread of its own that is in this namespace and ends with it, so that no other thread is
     /// ever in a foreign namespace.
     pub(crate) fn run<T: Send>(
@@ -84,7 +90,30 @@ impl Netns {
     }
 }
 
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl Host {
+    /// Remembers where the namespace of a pod is: then nobody has to search for it among those of all processes.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "attachments, which make pods' interfaces, are being built on it"
+        )
+    )]
+    pub(crate) fn remember_netns(&mut self, pod: &PodNetns) -> Result<(), PodError> {
+        let netns = pod.netns()?;
+        if let Some(netnsid) = self.netnsid_of(&netns)? {
+            self.namespaces.paths.insert(netnsid, netns.path);
+            self.namespaces.inodes.insert(pod.inode().0);
+        }
+        Ok(())
+    }
+
     /// The namespace that ours knows by this number; `None` if no file of it can be found or opened.
     pub(crate) fn find_netns(&mut self, netnsid: i32) -> Result<Option<Netns>, HostError> {
         if let Some(netns) = self.known_netns(netnsid)? {

@@ -12,10 +12,11 @@ use clearway_config::{Api, Port};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
-use nix::unistd::{Gid, Group, Uid, User, fchownat};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::api::{Occupant, identity, wait_for_turn};
 use crate::daemon::open::OpenError;
+use crate::host::accounts;
 
 /// Front-ends that may wait while one is turned away.
 const BACKLOG: i32 = 16;
@@ -192,20 +193,14 @@ impl Rights {
                 "this host has no {what} `{name}`; create it, or name another one"
             ))
         };
-        let owner = port.owner.as_deref().map(|name| match name.parse() {
-            Ok(number) => Ok(Uid::from_raw(number)),
-            Err(_) => match User::from_name(name) {
-                Ok(Some(user)) => Ok(user.uid),
-                _ => Err(none("user", name)),
-            },
-        });
-        let group = port.group.as_deref().map(|name| match name.parse() {
-            Ok(number) => Ok(Gid::from_raw(number)),
-            Err(_) => match Group::from_name(name) {
-                Ok(Some(group)) => Ok(group.gid),
-                _ => Err(none("group", name)),
-            },
-        });
+        let owner = port
+            .owner
+            .as_deref()
+            .map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
+        let group = port
+            .group
+            .as_deref()
+            .map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
         Ok(Self {
             owner: owner.transpose()?,
             group: group.transpose()?,
