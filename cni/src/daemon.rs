@@ -128,7 +128,7 @@ impl Refusal {
         match self.code.as_str() {
             // A segment or a pool that the network's configuration names and the daemon has not.
             "bad_request" | "invalid_config" | "not_found" | "too_large" => Code::InvalidConfig,
-            "conflict" => Code::Exists,
+            "conflict" => Code::Conflict,
             "shutting_down" | "timeout" => Code::TryAgainLater,
             _ => Code::DaemonFailed,
         }

@@ -34,8 +34,9 @@ pub enum Code {
     DaemonFailed = 100,
     /// CHECK: the daemon does not know the attachment.
     NotAttached = 101,
-    /// ADD: the container has this attachment, or an interface of this name, already.
-    Exists = 102,
+    /// It cannot be done as things are: the container has this attachment, or an interface of this name, already; an
+    /// address is taken; a pool has none left.
+    Conflict = 102,
     /// CHECK: something is not as it should be; the details have every finding.
     Drifted = 103,
     /// The IPAM plugin could not be run, or did not say what the protocol asks of it.
@@ -57,7 +58,7 @@ impl Code {
         Self::LimitedConnectivity,
         Self::DaemonFailed,
         Self::NotAttached,
-        Self::Exists,
+        Self::Conflict,
         Self::Drifted,
         Self::Ipam,
     ];

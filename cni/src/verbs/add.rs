@@ -156,7 +156,7 @@ fn refuse_existing(context: &Context, target: &Target) -> Result<(), CniError> {
 
 fn exists(target: &Target, reason: &str) -> CniError {
     CniError::new(
-        Code::Exists,
+        Code::Conflict,
         about("clearway-cni could not attach", target),
         format!("{reason}; remove it first (DEL), or choose another CNI_IFNAME"),
     )
