@@ -27,6 +27,8 @@ packages=(
 test_packages=(
 	clang llvm libclang1 libbpf-dev libpcap-dev libxdp1 m4 bpftool openvswitch-switch-dpdk
 )
+# The CNI plugin's tests delegate to host-local and static.
+test_packages+=(containernetworking-plugins)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
 # dpdk: its virtio_user is the guest of the vhost-user tests.
 test_packages+=(dpdk python3-minimal)
