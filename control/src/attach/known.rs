@@ -71,6 +71,7 @@ impl Known {
             id: self.attachment.id.clone(),
             port: port_of(&self.attachment),
             segment: self.attachment.wanted.segment.clone(),
+            netns: self.netns.clone(),
         }
     }
 

@@ -12,11 +12,12 @@
 use std::collections::BTreeMap;
 
 use clearway_config::attach::{AttachmentId, Segment};
-use clearway_config::{AddressPool, Name, Port, Spec, TrunkItem};
+use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
 
 use super::control::Control;
 use super::ports::PortState;
 use crate::handle::{ApiError, ErrorCode};
+use crate::host::pod::PodNetns;
 use crate::reconcile::Action;
 
 /// A port that an attachment asks for.
@@ -28,6 +29,8 @@ pub(crate) struct AttachedPort {
     pub(crate) port: Port,
     /// The service.
     pub(crate) segment: Segment,
+    /// Where the pod is: the offloads of a veth's far end are turned off there.
+    pub(crate) netns: PodNetns,
 }
 
 /// What the configuration has for an attachment to stand on.
@@ -138,6 +141,7 @@ impl Control {
         spec.ports.insert(name.clone(), port);
         spec.validate_on(&self.host_facts)
             .map_err(ApiError::invalid_on_host)?;
+        self.know(&wanted);
         self.attached.insert(name.clone(), wanted);
         let opened = self.carry_out(spec, &[Action::AddPort(name.clone())]);
         let opened = opened.map_err(ApiError::failed).and_then(|()| {
@@ -153,6 +157,15 @@ impl Control {
             self.detach(&name)?;
         }
         opened
+    }
+
+    /// Spares looking for the pod's namespace among those of all processes.
+    fn know(&mut self, attached: &AttachedPort) {
+        if attached.port.kind == PortKind::AfXdp
+            && let Err(error) = self.host.remember_netns(&attached.netns)
+        {
+            tracing::debug!(attachment = %attached.id, %error, "its namespace has to be looked for");
+        }
     }
 
     /// Closes the port of an attachment, if it is there.
@@ -219,7 +232,10 @@ impl Control {
     }
 
     /// For the start: those whose segment is missing wait for an `apply` that brings it.
-    pub(super) fn with_attached_or_waiting(&self, mut spec: Spec) -> Spec {
+    pub(super) fn with_attached_or_waiting(&mut self, mut spec: Spec) -> Spec {
+        for attached in self.attached.clone().values() {
+            self.know(attached);
+        }
         for (name, attached) in &self.attached {
             match attached.resolve(&spec) {
                 Ok(port) => drop(spec.ports.entry(name.clone()).or_insert(port)),

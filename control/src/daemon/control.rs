@@ -125,6 +125,7 @@ impl Control {
     /// Opens all ports of the configuration. One whose interface is missing is waited for later; one that can't be
     /// opened for another reason ends the start.
     pub(super) fn start(&mut self, spec: Spec) -> Result<(), DaemonError> {
+        let spec = self.with_attached_or_waiting(spec);
         let wanted = |name: &str| {
             spec.ports
                 .values()
@@ -133,7 +134,6 @@ impl Control {
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
-        let spec = self.with_attached_or_waiting(spec);
         self.starting = true;
         let switched = self.switch(spec);
         self.starting = false;

@@ -23,11 +23,12 @@ mod veth;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use super::netns::Netns;
@@ -103,12 +104,11 @@ fn open(path: &Path) -> Result<Netns, PodError> {
         return Err(PodError::NoNetns(path.to_owned()));
     }
     let netns = Netns::open(path).map_err(failed)?;
-    // The kernel calls a network namespace net:[NUMBER] (namespaces(7)), and every other file by its path.
-    let file = format!("/proc/thread-self/fd/{}", netns.as_fd().as_raw_fd());
-    let name = fs::read_link(file).map_err(failed)?;
-    match name.to_string_lossy().starts_with("net:[") {
-        true => Ok(netns),
-        false => Err(PodError::NoNetns(path.to_owned())),
+    // Another kind of namespace, the kernel refuses to enter. A name as in `ip netns` is a mount point, which says less than
+    // the link net:[NUMBER] does that a process has (namespaces(7)).
+    match fstatfs(netns.as_fd()).map_err(|errno| failed(errno.into()))?.filesystem_type() {
+        NSFS_MAGIC => Ok(netns),
+        _ => Err(PodError::NoNetns(path.to_owned())),
     }
 }
 
