@@ -538,9 +538,14 @@ impl Opener<'_> {
         let Some(umem) = umem else {
             return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
         };
+        let waits = clearway_io::calls_never_wait().err();
+        let warnings = waits.map(|why| {
+            format!("a front-end that means harm can make its worker wait, since calls are writes to its eventfd: {why}")
+        });
         match Guest::new(port, umem, self.state_dir) {
             Ok(guest) => Ok(Open {
                 queues: Vec::new(),
+                warnings: warnings.into_iter().collect(),
                 guest: Some(guest),
                 ..plain(Some(place))
             }),
