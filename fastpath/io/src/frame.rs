@@ -246,14 +246,37 @@ impl Frame {
         true
     }
 
-    /// Cuts a linear frame to `n` bytes (Ethernet padding behind an inner frame); longer asks change nothing.
+    /// Cuts a frame to `n` bytes (what Ethernet or somebody else put behind an inner frame); longer asks change nothing.
     /// A chained frame keeps its bytes: its length is real, since padding never reaches a second chunk.
     #[inline]
     pub fn truncate(&mut self, n: u32) {
-        if self.is_linear() && n < u32::from(self.head) {
+        if n >= self.total {
+            return;
+        }
+        if n <= u32::from(self.head) && self.next_is_plain() {
             self.head = n as u16;
             self.total = n;
+            self.next = NO_CHUNK;
+        } else if self.is_held() {
+            self.truncate_held(n);
         }
+    }
+
+    /// To more bytes than are in its chunk, and fewer than it has.
+    #[cold]
+    fn truncate_held(&mut self, n: u32) {
+        let mut left = n - u32::from(self.head);
+        let mut kept = arrayvec::ArrayVec::<Piece, MAX_PIECES>::new();
+        for piece in self.pieces() {
+            let len = piece.len.min(left);
+            kept.push(Piece { len, ..*piece });
+            left -= len;
+            if left == 0 {
+                break;
+            }
+        }
+        self.put_pieces(&kept);
+        self.total = n;
     }
 
     /// The kinds of work that its sender left undone.
@@ -313,16 +336,22 @@ impl Frame {
     /// Has the frame go on in a guest's memory. The frame is linear, has at most [`HELD_HEAD`] bytes from [`HEADROOM`]
     /// on, and there are 1 to [`MAX_PIECES`] pieces, each of which can be read until the frame is gone.
     pub(crate) fn hold(&mut self, pieces: &[Piece]) {
-        let Some(region) = self.region_ref() else { return };
         debug_assert!(
             self.is_linear() && self.headroom() == HEADROOM && self.bytes().len() <= HELD_HEAD as usize
         );
-        let n = pieces.len().min(MAX_PIECES);
-        let at = region.chunk_at(self.chunk, region.chunk_size() - (n * size_of::<Piece>()) as u32);
+        let pieces = &pieces[..pieces.len().min(MAX_PIECES)];
+        self.put_pieces(pieces);
+        self.total += pieces.iter().map(|piece| piece.len).sum::<u32>();
+    }
+
+    /// Writes what is held: at most [`MAX_PIECES`] pieces, at the end of the chunk.
+    fn put_pieces(&mut self, pieces: &[Piece]) {
+        let Some(region) = self.region_ref() else { return };
+        let n = pieces.len();
+        let at = region.chunk_at(self.chunk, region.chunk_size() - size_of_val(pieces) as u32);
         // SAFETY: n pieces end at the chunk's end and begin behind the frame's bytes (see the assertion on MAX_PIECES),
         // aligned since a chunk's end is; the chunk is ours alone.
         unsafe { std::ptr::copy_nonoverlapping(pieces.as_ptr(), at.cast::<Piece>().as_ptr(), n) };
-        self.total += pieces[..n].iter().map(|piece| piece.len).sum::<u32>();
         if n > 0 {
             self.next = HELD + n as u32 - 1;
         }
@@ -654,6 +683,34 @@ mod tests {
         frame.truncate(4000);
         assert_eq!(frame.bytes(), [7; 40]);
         pools.free(frame);
+        drop(pools);
+        assert_eq!(umem.depot_chunks(), 64);
+    }
+
+    #[test]
+    fn a_held_frame_is_cut_wherever_that_is() {
+        const REST: [&[u8]; 4] = [&[1; 100], &[], &[2; 50], &[3; 7]];
+        let whole = [&[7; 90][..], &[1; 100], &[2; 50], &[3; 7]].concat();
+        let (umem, mut pools) = setup(64);
+        for n in 0..=300 {
+            let mut frame = pools.frame_from(umem.id(), &[7; 100]).expect("chunk");
+            assert!(frame.hold_static(&REST));
+            // As decapsulation does it.
+            assert!(frame.advance(10));
+            frame.truncate(n);
+            let expected = &whole[..whole.len().min(n as usize)];
+            assert_eq!((frame.len() as usize, frame.is_held()), (expected.len(), n > 90));
+            let mut bytes = vec![0; 300];
+            let read = frame.reader().read(&mut bytes);
+            assert_eq!(&bytes[..read], expected);
+            // Once more, and what was given up is not there any more.
+            frame.truncate(n / 2);
+            assert_eq!(
+                frame.reader().read(&mut bytes),
+                expected.len().min(n as usize / 2)
+            );
+            pools.free(frame);
+        }
         drop(pools);
         assert_eq!(umem.depot_chunks(), 64);
     }
