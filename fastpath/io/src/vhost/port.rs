@@ -522,6 +522,10 @@ impl Port for VhostPort {
         self.receive.as_ref().is_some_and(|queue| queue.config.enabled)
     }
 
+    fn is_down(&self) -> bool {
+        self.fault.is_some() || !self.sends()
+    }
+
     fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
     }
