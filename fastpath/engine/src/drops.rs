@@ -81,6 +81,8 @@ drop_reasons! {
         "Give the ports of a domain the same MTU."
     OffloadMalformed "offload_malformed" "Left by its sender for a device to finish or to cut up (checksum, TSO, UFO, USO), but what it says about that does not fit its headers."
         "Look at the sender: its driver is faulty or such frames are crafted."
+    OffloadTooMany "offload_too_many" "Left by its sender for a device to cut up, into more than 512 pieces."
+        "Look at the sender: no TCP or UDP asks for pieces that small, so such frames are crafted."
     NoHeadroom "no_headroom" "No room in front of the frame for the headers to add."
         "Report it: received frames always have room."
     NoChunks "no_chunks" "No free chunk for a copy, or for a part of a large packet."
