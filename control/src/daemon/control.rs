@@ -15,7 +15,7 @@ use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
-use super::{DaemonError, Message};
+use super::{DaemonError, Message, vhost};
 use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany, tpid};
 use crate::handle::Request;
 use crate::host::links::{LinkEvent, LinkState, LinkWatch};
@@ -126,6 +126,7 @@ impl Control {
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
+        vhost::remove_old_records(&self.state_dir);
         self.switch(spec).map(drop)
     }
 

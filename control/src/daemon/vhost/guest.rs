@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::device::Device;
 use super::features;
 use super::link::{Link, Turn};
+use super::records;
 use super::socket::{self, Served};
 use super::{Ask, Control};
 use crate::api::types::{GuestState, GuestView};
@@ -88,24 +89,6 @@ impl Shared {
     }
 }
 
-/// Where the positions of a port's packed rings are kept. By the socket: what else tells that the guests are the same?
-fn records(socket: &Path, pairs: u16, state_dir: &Path) -> Result<Arc<RingFile>, OpenError> {
-    let name = socket.display().to_string().replace('/', "%");
-    // A file's name has at most 255 bytes.
-    let start = name.len() - name.len().min(200);
-    let end = (start..).find(|at| name.is_char_boundary(*at)).unwrap_or(start);
-    let path = state_dir.join(format!("rings-{}", &name[end..]));
-    // It is made by whoever needs it first.
-    let made = std::fs::create_dir_all(state_dir);
-    match made.and_then(|()| RingFile::open(&path, 2 * usize::from(pairs))) {
-        Ok(file) => Ok(Arc::new(file)),
-        Err(error) => Err(OpenError::Fatal(format!(
-            "opening {} for the positions of its guest's rings failed: {error}; make the folder writable or choose another --state-dir",
-            path.display()
-        ))),
-    }
-}
-
 /// Nobody leaves these half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,7 +119,7 @@ impl Guest {
         let wake = EventFd::new().map_err(|error| {
             OpenError::Fatal(format!("making an eventfd failed: {error}; raise `ulimit -n`"))
         })?;
-        let records = records(&path, port.queue_pairs(), state_dir)?;
+        let records = records::open(&path, port.queue_pairs(), state_dir)?;
         let place = if port.client {
             Place::Client(path)
         } else {
