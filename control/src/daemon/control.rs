@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
+use super::arrivals::Arrivals;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
@@ -131,7 +132,7 @@ impl Control {
     }
 
     /// The loop, until a signal.
-    pub(super) fn serve(&mut self, messages: &Receiver<Message>, ready: fn()) {
+    pub(super) fn serve(&mut self, messages: &mut Arrivals, ready: fn()) {
         loop {
             if !self.is_ready && self.ports.values().all(|entry| entry.why_down().is_none()) {
                 self.is_ready = true;
@@ -139,7 +140,7 @@ impl Control {
                 ready();
             }
             let until = self.deadline();
-            match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match messages.next(until) {
                 Ok(Message::Stop(signal)) => {
                     tracing::info!(signal, "ending");
                     return;

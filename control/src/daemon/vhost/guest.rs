@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::device::Device;
 use super::features;
 use super::link::{Link, Turn};
+use super::pace::{self, Pace};
 use super::records;
 use super::socket::{self, Served};
 use super::{Ask, Control};
@@ -29,6 +30,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 /// A connection that lasted so long begins anew with the first.
 const LASTED: Duration = Duration::from_secs(10);
+/// Front-ends are turned away this often at most: each is a line in the log.
+const BETWEEN_OTHERS: Duration = Duration::from_millis(50);
 
 /// What is known of a port's guests.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +62,8 @@ pub(super) struct Shared {
     mtu_limit: Mutex<Option<u16>>,
     /// Where packed rings are.
     pub(super) records: Arc<RingFile>,
+    /// Questions to the control thread that the front-end was not charged for yet.
+    asked: AtomicU32,
     ended: std::sync::atomic::AtomicBool,
     wake: EventFd,
 }
@@ -70,6 +75,7 @@ impl Shared {
             fault: Mutex::default(),
             mtu_limit: Mutex::new(mtu_limit),
             records,
+            asked: AtomicU32::new(0),
             ended: false.into(),
             wake,
         }
@@ -151,6 +157,9 @@ impl Guest {
             umem: self.umem.clone(),
             shared: self.shared.clone(),
             backoff: FIRST_RETRY,
+            pace: Pace::new(Instant::now()),
+            is_slowed: false,
+            deaf_until: Instant::now(),
         };
         std::thread::Builder::new()
             .name("vhost-user".into())
@@ -227,6 +236,12 @@ struct Thread {
     umem: Umem,
     shared: Arc<Shared>,
     backoff: Duration,
+    /// What front-ends have had done, all of them together: who connects anew is not another one.
+    pace: Pace,
+    /// The log says that front-ends have to wait.
+    is_slowed: bool,
+    /// Nobody else is accepted before.
+    deaf_until: Instant,
 }
 
 impl Thread {
@@ -253,6 +268,8 @@ impl Thread {
                 }
             };
             self.shared.update(|status| status.last = Some(reason));
+            // It came and went: two lines.
+            self.spend(2 * pace::LINE);
             if !failed || begun.elapsed() >= LASTED {
                 self.backoff = FIRST_RETRY;
             }
@@ -260,6 +277,22 @@ impl Thread {
                 self.pause();
             }
         }
+    }
+
+    /// Notes what a front-end has had done, and waits if that is too much. What is more urgent ends the waiting.
+    fn spend(&mut self, what: u32) {
+        let now = Instant::now();
+        if self.pace.is_idle(now) {
+            self.is_slowed = false;
+        }
+        let asked = self.shared.asked.swap(0, Ordering::Relaxed);
+        self.pace.spend(now, what + asked * pace::MESSAGE);
+        let Some(wait) = self.pace.wait(now) else { return };
+        if !std::mem::replace(&mut self.is_slowed, true) {
+            let port = &self.control.port;
+            tracing::warn!(%port, "the guest's side wants more than {} messages a second, and is held to that; see what it does", pace::PER_SECOND);
+        }
+        self.wait(&[], Some(wait));
     }
 
     /// Waits a while, or until it is woken.
@@ -325,7 +358,11 @@ impl Thread {
             guest: self.control.guest,
             send: self.control.send.clone(),
         };
-        let ask = Box::new(move |ask: Ask| control.ask(ask));
+        let shared = self.shared.clone();
+        let ask = Box::new(move |ask: Ask| {
+            shared.asked.fetch_add(1, Ordering::Relaxed);
+            control.ask(ask)
+        });
         let device = Device::new(ask, self.shared.clone(), self.umem.clone(), self.pairs);
         let (result, waiting) = match Link::new(stream, device) {
             Ok(mut link) => {
@@ -351,7 +388,7 @@ impl Thread {
         (result, waiting)
     }
 
-    fn messages(&self, link: &mut Link) -> (Result<(), String>, Option<UnixStream>) {
+    fn messages(&mut self, link: &mut Link) -> (Result<(), String>, Option<UnixStream>) {
         loop {
             if self.shared.has_ended() {
                 return (Ok(()), None);
@@ -360,26 +397,39 @@ impl Thread {
                 return (Err(reason), None);
             }
             match link.turn() {
-                Ok(Turn::Handled) => continue,
-                Ok(Turn::Idle) => {}
+                Ok(Turn::Handled) => self.spend(pace::MESSAGE),
+                Ok(Turn::Refused) => self.spend(pace::LINE),
+                Ok(Turn::Idle) => {
+                    if let Some(other) = self.idle(link) {
+                        return (Ok(()), Some(other));
+                    }
+                }
                 Ok(Turn::Closed) => return (Ok(()), None),
                 Err(reason) => return (Err(reason), None),
             }
-            let Wait::Listen(listener) = &self.place else {
-                self.wait(&[link.stream()], None);
-                continue;
-            };
-            let readable = self.wait(&[link.stream(), listener], None);
-            if readable[1]
-                && let Some(other) = accept(listener)
-            {
-                if link.is_closed() {
-                    return (Ok(()), Some(other));
-                }
-                self.shared.update(|status| status.turned_away += 1);
-                tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
-            }
         }
+    }
+
+    /// Waits for the next message. Who connects meanwhile is turned away, unless nobody is there any more.
+    fn idle(&mut self, link: &Link) -> Option<UnixStream> {
+        let deaf = self.deaf_until.saturating_duration_since(Instant::now());
+        let listener = match &self.place {
+            Wait::Listen(listener) if deaf.is_zero() => listener,
+            place => {
+                let time = matches!(place, Wait::Listen(_)).then_some(deaf);
+                self.wait(&[link.stream()], time);
+                return None;
+            }
+        };
+        let readable = self.wait(&[link.stream(), listener], None);
+        let other = readable[1].then(|| accept(listener)).flatten()?;
+        if link.is_closed() {
+            return Some(other);
+        }
+        self.deaf_until = Instant::now() + BETWEEN_OTHERS;
+        self.shared.update(|status| status.turned_away += 1);
+        tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
+        None
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `socket` | the unix socket: made with its rights, or reached |
 //! | `guest` | a port's thread: waits for a front-end, serves it, waits for the next |
 //! | `link` | one connection: whole messages only, and those that crate `vhost` does not know |
+//! | `pace` | how much work a port's front-ends may give us |
 //! | `features` | names of features |
 //! | `files` | descriptors that come with messages: what they must be |
 //! | `records` | files that say where packed rings are |
@@ -26,6 +27,7 @@ mod files;
 mod fuzz;
 mod guest;
 mod link;
+mod pace;
 mod records;
 mod socket;
 #[cfg(test)]

@@ -110,7 +110,13 @@ mod tests {
         remove_old(dir.path());
         let left: std::collections::BTreeSet<_> = std::fs::read_dir(dir.path())
             .expect("the folder")
-            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("a name")
+            })
             .collect();
         assert_eq!(left, others.iter().map(|file| (*file).to_owned()).collect());
         remove_old(&dir.path().join("not-there"));
