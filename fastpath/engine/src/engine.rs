@@ -132,6 +132,8 @@ pub struct QueueHome {
 struct Handle {
     core: Option<usize>,
     commands: Producer<Command>,
+    /// Commands that were put there.
+    sent: u64,
     events: Consumer<Event>,
     status: Arc<WorkerStatus>,
     /// Drops that belong to no port of the worker.
@@ -230,6 +232,7 @@ impl Engine {
             handles.push(Handle {
                 core: config.cores[w],
                 commands,
+                sent: 0,
                 events,
                 status: status.clone(),
                 counters,
@@ -267,6 +270,7 @@ impl Engine {
         loop {
             match handle.commands.push(command) {
                 Ok(()) => {
+                    handle.sent += 1;
                     handle.status.wake();
                     return Ok(());
                 }
@@ -416,19 +420,20 @@ impl Engine {
             .unwrap_or(0)
     }
 
-    /// Waits until every worker uses the tables published last: what they replace is then out of use.
+    /// Waits until every worker has done all that it was told: uses the tables published last, so that what they replace
+    /// is out of use, and polls, and sends to, the queues that were added.
     ///
     /// # Errors
     /// [`EngineError::Stuck`].
     pub fn wait_applied(&mut self) -> Result<(), EngineError> {
-        let (deadline, epoch) = (Instant::now() + PATIENCE, self.snapshot.epoch);
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let late = |w: &Handle| w.status.epoch.load(Ordering::Acquire) < epoch;
+            let late = |w: &Handle| w.status.applied.load(Ordering::Acquire) < w.sent;
             let Some(worker) = self.workers.iter().position(late) else {
                 return Ok(());
             };
             if Instant::now() > deadline {
-                return Err(stuck(worker as u8, "take new tables"));
+                return Err(stuck(worker as u8, "do what it was told"));
             }
             self.collect();
             std::thread::sleep(Duration::from_micros(20));
@@ -669,6 +674,34 @@ fn links(statuses: &[Arc<WorkerStatus>]) -> Vec<Vec<Option<PeerLink>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_is_waited_for_as_tables_are() {
+        let config = EngineConfig {
+            cores: vec![None; 2],
+            idle: crate::Idle::Adaptive,
+            fdb_capacity: 1024,
+            fdb_seed: 1,
+        };
+        let (mut engine, mut workers) = Engine::manual(&config).expect("descriptors");
+        engine.publish(Snapshot::default()).expect("tables");
+        for worker in &mut workers {
+            worker.turn();
+        }
+        engine.wait_applied().expect("both have the tables");
+        let (port, _peer) = clearway_io::memory_port(4).expect("descriptors");
+        engine
+            .add_queue(WorkerId(0), PortId(0), 0, AnyPort::Memory(port), None)
+            .expect("a queue");
+        let waiting = std::thread::spawn(move || engine.wait_applied().map(|()| engine));
+        for worker in &mut workers {
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waiting.is_finished(), "a worker does not know of the queue yet");
+            worker.turn();
+        }
+        let ended = waiting.join().expect("no panic");
+        assert!(ended.is_ok(), "both know of it");
+    }
 
     #[test]
     fn an_engine_that_is_dropped_leaves_no_worker_behind() {
