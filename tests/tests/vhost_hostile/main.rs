@@ -6,6 +6,7 @@
 //! `fastpath/io/tests/hostile`.
 #![allow(unreachable_pub, reason = "a test program has no outside")]
 
+mod descriptors;
 mod flood;
 mod memory;
 mod messages;
@@ -69,5 +70,16 @@ fn a_front_end_that_floods_slows_itself_alone() {
     let exchanged = witnesses.stop();
     assert!(exchanged > 100, "the witnesses exchanged {exchanged} frames only");
     drop(hostile);
+    daemon.stop();
+}
+
+#[test]
+fn descriptors_that_are_short_are_waited_for() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    descriptors::are_waited_for(&scene, &mut daemon);
     daemon.stop();
 }

@@ -48,7 +48,7 @@ pub const HOSTILE: [&str; 4] = ["h0", "h1", "h2", "h3"];
 const OTHERS: [&str; 3] = ["sink", "w0", "w1"];
 
 /// Longer than anything takes on a machine that others use.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Protocol features that a front-end asks for, if nothing else is said.
 pub const PROTOCOL: u64 =

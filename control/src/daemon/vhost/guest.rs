@@ -21,6 +21,7 @@ use super::records;
 use super::socket::{self, Served};
 use super::{Ask, Control};
 use crate::api::types::{GuestState, GuestView};
+use crate::api::{ACCEPT_AGAIN, cannot_accept};
 use crate::daemon::Message;
 use crate::daemon::open::OpenError;
 
@@ -50,7 +51,7 @@ pub(crate) struct Status {
     pub(crate) turned_away: u64,
     /// Why the last connection ended.
     pub(crate) last: Option<String>,
-    /// With `client`: why there is no connection yet.
+    /// Why there is no connection yet: with `client`, and where connections can't be accepted.
     pub(crate) waiting: Option<String>,
 }
 
@@ -90,6 +91,10 @@ impl Shared {
         *lock(&self.mtu_limit)
     }
 
+    fn is_waiting(&self) -> bool {
+        lock(&self.status).waiting.is_some()
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -104,6 +109,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 enum Place {
     Server(Served),
     Client(PathBuf),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Server(served) => served.path(),
+            Self::Client(path) => path,
+        }
+    }
 }
 
 /// A vhost-user port, as the control thread has it. Its thread ends soon after it is dropped.
@@ -144,7 +158,7 @@ impl Guest {
     pub(crate) fn start(&self, name: &Name, send: Sender<Message>) -> io::Result<()> {
         let place = match &self.place {
             Place::Server(served) => Wait::Listen(served.listener()?),
-            Place::Client(path) => Wait::Connect(path.clone()),
+            Place::Client(_) => Wait::Connect,
         };
         let thread = Thread {
             control: Control {
@@ -153,6 +167,7 @@ impl Guest {
                 send,
             },
             place,
+            path: self.place.path().to_owned(),
             pairs: self.pairs,
             umem: self.umem.clone(),
             shared: self.shared.clone(),
@@ -180,12 +195,9 @@ impl Guest {
     /// The same for the API.
     pub(crate) fn view(&self, running: bool) -> GuestView {
         let status = self.status();
-        let (socket, client) = match &self.place {
-            Place::Server(served) => (served.path(), false),
-            Place::Client(path) => (path.as_path(), true),
-        };
+        let client = matches!(self.place, Place::Client(_));
         GuestView {
-            socket: socket.display().to_string(),
+            socket: self.place.path().display().to_string(),
             client,
             state: match (status.connected, running) {
                 (true, true) => GuestState::Running,
@@ -226,12 +238,13 @@ impl Drop for Guest {
 /// How a port gets its connections.
 enum Wait {
     Listen(UnixListener),
-    Connect(PathBuf),
+    Connect,
 }
 
 struct Thread {
     control: Control,
     place: Wait,
+    path: PathBuf,
     pairs: u16,
     umem: Umem,
     shared: Arc<Shared>,
@@ -273,7 +286,7 @@ impl Thread {
             if !failed || begun.elapsed() >= LASTED {
                 self.backoff = FIRST_RETRY;
             }
-            if failed || (next.is_none() && matches!(self.place, Wait::Connect(_))) {
+            if failed || (next.is_none() && matches!(self.place, Wait::Connect)) {
                 self.pause();
             }
         }
@@ -324,18 +337,53 @@ impl Thread {
     fn connection(&mut self) -> Option<UnixStream> {
         match &self.place {
             Wait::Listen(listener) => {
-                self.wait(&[listener], None);
-                accept(listener)
+                let deaf = self.deaf_until.saturating_duration_since(Instant::now());
+                if deaf.is_zero() {
+                    self.wait(&[listener], None);
+                    return self.accept();
+                }
+                self.wait(&[], Some(deaf));
+                None
             }
-            Wait::Connect(path) => match socket::connect(path) {
+            Wait::Connect => match socket::connect(&self.path) {
                 Ok(stream) => Some(stream),
                 Err(error) => {
-                    let reason = cannot_connect(path, &error);
+                    let reason = cannot_connect(&self.path, &error);
                     self.shared.update(|status| status.waiting = Some(reason));
                     self.pause();
                     None
                 }
             },
+        }
+    }
+
+    /// Accepts who is waiting. If that fails, nobody is for a while.
+    fn accept(&mut self) -> Option<UnixStream> {
+        let Wait::Listen(served) = &self.place else {
+            return None;
+        };
+        let accepted = served.accept().and_then(|(stream, _)| {
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => {
+                if self.shared.is_waiting() {
+                    tracing::info!(port = %self.control.port, "connections are accepted again");
+                    self.shared.update(|status| status.waiting = None);
+                }
+                Some(stream)
+            }
+            Err(error) => {
+                if let Some(reason) = cannot_accept(&self.path, &error) {
+                    if !self.shared.is_waiting() {
+                        tracing::error!(port = %self.control.port, "{reason}");
+                    }
+                    self.shared.update(|status| status.waiting = Some(reason));
+                    self.deaf_until = Instant::now() + ACCEPT_AGAIN;
+                }
+                None
+            }
         }
     }
 
@@ -422,7 +470,7 @@ impl Thread {
             }
         };
         let readable = self.wait(&[link.stream(), listener], None);
-        let other = readable[1].then(|| accept(listener)).flatten()?;
+        let other = readable[1].then(|| self.accept()).flatten()?;
         if link.is_closed() {
             return Some(other);
         }
@@ -442,12 +490,6 @@ impl<T: AsFd> AsFdDyn for T {
     fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.as_fd()
     }
-}
-
-fn accept(listener: &UnixListener) -> Option<UnixStream> {
-    let (stream, _) = listener.accept().ok()?;
-    stream.set_nonblocking(false).ok()?;
-    Some(stream)
 }
 
 fn cannot_connect(path: &Path, error: &io::Error) -> String {
