@@ -22,4 +22,4 @@ pub(crate) mod types;
 
 pub(crate) use accept::{AGAIN as ACCEPT_AGAIN, cannot_accept};
 pub(crate) use server::Server;
-pub(crate) use socket::{Occupant, SocketError, identity, wait_for_turn};
+pub(crate) use socket::{Occupant, Socket, SocketError, wait_for_turn};

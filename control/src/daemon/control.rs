@@ -207,13 +207,7 @@ impl Control {
             LinkEvent::Gone { name, ifindex } => {
                 // One of the same name may be there already.
                 let ours = |entry: &Entry| entry.link().is_some_and(|link| link.ifindex == ifindex);
-                let gone: Vec<_> = self
-                    .ports
-                    .iter()
-                    .filter(|(_, entry)| ours(entry))
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for port in gone {
+                for port in self.names(ours) {
                     self.take_down(&port, &OpenError::from(HostError::NoInterface(name.clone())));
                 }
                 return;
@@ -348,8 +342,7 @@ impl Control {
 
     /// Tells the programs of shared ports what is ours, where that has changed.
     fn steer(&mut self, spec: &Spec) {
-        let names: Vec<_> = self.ports.keys().cloned().collect();
-        for name in names {
+        for name in self.names(|_| true) {
             let Some(port) = spec.ports.get(&name) else {
                 continue;
             };

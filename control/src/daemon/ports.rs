@@ -115,15 +115,15 @@ impl Control {
     /// Tries the ports that are down and due once more.
     pub(super) fn retry_ports(&mut self, now: Instant) {
         let is_due = |entry: &Entry| entry.retry_at().is_some_and(|at| at <= now);
-        let due: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, entry)| is_due(entry))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in due {
+        for name in self.names(is_due) {
             self.retry(&name);
         }
+    }
+
+    /// The names of these ports.
+    pub(super) fn names(&self, which: impl Fn(&Entry) -> bool) -> Vec<Name> {
+        let these = self.ports.iter().filter(|(_, entry)| which(entry));
+        these.map(|(name, _)| name.clone()).collect()
     }
 
     /// Closes an open port that does not work any more; it is tried again by and by.

@@ -18,10 +18,10 @@ use super::features;
 use super::link::{Link, Turn};
 use super::pace::{self, Pace};
 use super::records;
-use super::socket::{self, Served};
+use super::socket;
 use super::{Ask, Control};
 use crate::api::types::{GuestState, GuestView};
-use crate::api::{ACCEPT_AGAIN, cannot_accept};
+use crate::api::{ACCEPT_AGAIN, Socket, cannot_accept};
 use crate::daemon::Message;
 use crate::daemon::open::OpenError;
 
@@ -107,7 +107,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Where the guest's side is.
 enum Place {
-    Server(Served),
+    Server(Socket),
     Client(PathBuf),
 }
 
@@ -143,7 +143,7 @@ impl Guest {
         let place = if port.client {
             Place::Client(path)
         } else {
-            Place::Server(Served::bind(port, &path)?)
+            Place::Server(socket::listen(port, &path)?)
         };
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),

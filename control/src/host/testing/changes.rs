@@ -14,6 +14,14 @@ use crate::host::promisc::Promiscuous;
 use crate::host::restore::{Changes, Leftover, restore_leftovers};
 use crate::host::{Host, HostError};
 
+/// A folder for journals, the host, and one of its interfaces.
+fn looking_at(interface: &str) -> (tempfile::TempDir, Host, Link) {
+    let state = tempfile::tempdir().expect("a directory can be made");
+    let mut host = Host::open().expect("root can open a host");
+    let link = host.link(interface).expect("it was made above");
+    (state, host, link)
+}
+
 #[test]
 fn namespaces_of_peers_are_remembered_and_made_sure_of() {
     isolate();
@@ -55,9 +63,7 @@ fn offloads_go_off_on_both_ends_of_a_veth_and_come_back() {
     isolate();
     let far = Far::new();
     far.attach();
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let near = host.link("near").expect("it was made above");
+    let (state, mut host, near) = looking_at("near");
     let run = format!("ip netns exec {}", far.0);
     let (before, before_far) = (ethtool("", "near"), ethtool(&run, "far"));
     assert_eq!(
@@ -113,9 +119,7 @@ fn offloads_go_off_on_both_ends_of_a_veth_and_come_back() {
 fn a_peer_in_our_own_namespace_is_prepared_too() {
     isolate();
     sh("ip link add w0 type veth peer name w1");
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let a = host.link("w0").expect("it was made above");
+    let (state, mut host, a) = looking_at("w0");
     let mut changes = Changes::begin(state.path(), &host, &a).expect("nobody else has it");
     assert_eq!(
         offload::prepare(&mut host, &mut changes, &a).expect("a veth lets go of them"),
@@ -135,9 +139,7 @@ fn a_peer_that_cannot_be_found_is_a_warning() {
     isolate();
     let far = Far::new();
     far.attach();
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let near = host.link("near").expect("it was made above");
+    let (state, mut host, near) = looking_at("near");
     // An open descriptor keeps the namespace alive after its name is gone, and no search can see it.
     let held = fs::File::open(Path::new("/run/netns").join(&far.0)).expect("it was made above");
     drop(far);
@@ -161,9 +163,7 @@ fn napi_knobs_are_those_of_this_namespace_and_come_back() {
         !Path::new("/sys/class/net/w0").exists(),
         "/sys shows another namespace, as after nsenter --net"
     );
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let a = host.link("w0").expect("it was made above");
+    let (state, mut host, a) = looking_at("w0");
     let before = host.napi_knobs(&a).expect("they can be read");
     assert_eq!(
         before,
@@ -214,9 +214,7 @@ fn napi_knobs_are_those_of_this_namespace_and_come_back() {
 fn originals_survive_kill_9() {
     isolate();
     sh("ip link add w0 address 02:00:00:00:00:01 type veth peer name w1 && ip link set w1 up");
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let a = host.link("w0").expect("it was made above");
+    let (state, mut host, a) = looking_at("w0");
     let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
     let mut changes = Changes::begin(state.path(), &host, &a).expect("nobody else has it");
     let refused = changes
@@ -322,9 +320,7 @@ fn leftovers_are_kept_restored_or_dropped() {
 fn an_interface_that_vanished_needs_no_restoring() {
     isolate();
     sh("ip link add w0 type veth peer name w1");
-    let state = tempfile::tempdir().expect("a directory can be made");
-    let mut host = Host::open().expect("root can open a host");
-    let a = host.link("w0").expect("it was made above");
+    let (state, mut host, a) = looking_at("w0");
     let mut changes = Changes::begin(state.path(), &host, &a).expect("nobody else has it");
     changes.set_mtu(&mut host, 1300).expect("root can set it");
     sh("ip link delete w0");
