@@ -20,7 +20,7 @@ pub struct UdpRate {
     pub mbits: f64,
     /// Datagrams sent.
     pub sent: u64,
-    /// Datagrams that the receiver missed.
+    /// Datagrams that did not arrive: without those that iperf3 itself did not read in time.
     pub lost: u64,
 }
 
@@ -45,6 +45,7 @@ pub fn iperf_tcp(client: &Netns, server: &Netns, to: &str, secs: u32, args: &str
 /// If the run fails or nothing is sent.
 #[track_caller]
 pub fn iperf_udp(client: &Netns, server: &Netns, to: &str, secs: u32, mbits: u32, args: &str) -> UdpRate {
+    let before = overflowed(server);
     // -l: a datagram that fits an inner MTU of 1450; iperf3 would take the path's from TCP.
     let end = run(
         client,
@@ -61,11 +62,34 @@ pub fn iperf_udp(client: &Netns, server: &Netns, to: &str, secs: u32, mbits: u32
     };
     let sent = field("packets");
     assert!(sent > 0, "iperf3 to {to}: nothing sent: {end}");
+    let unread = overflowed(server) - before;
     UdpRate {
         mbits: sum["bits_per_second"].as_f64().unwrap_or(0.0) / 1e6,
         sent,
-        lost: field("lost_packets"),
+        lost: field("lost_packets").saturating_sub(unread),
     }
+}
+
+/// Datagrams that the kernel of a namespace has dropped because a socket's buffer was full: they arrived, and the program
+/// that they were for was not running. (Documentation/networking/snmp_counter.rst, UdpRcvbufErrors)
+#[track_caller]
+fn overflowed(ns: &Netns) -> u64 {
+    let text = ns.run("cat /proc/net/snmp /proc/net/snmp6");
+    // IPv4: a line of names and one of values. IPv6: a name and a value.
+    let mut udp = text.lines().filter(|line| line.starts_with("Udp: "));
+    let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+    let v4 = names
+        .split_whitespace()
+        .zip(values.split_whitespace())
+        .find(|(name, _)| *name == "RcvbufErrors");
+    let v6 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    let number = |value: Option<&str>| -> u64 {
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no RcvbufErrors in {text}"))
+    };
+    number(v4.map(|(_, value)| value)) + number(v6)
 }
 
 #[track_caller]

@@ -253,18 +253,7 @@ impl PoolSet {
     }
 
     /// Makes a frame that may be held one that is its own: it can outlive the turn, and its bytes do not change any
-    /// more. None when chunks are short: the frame is gone then, and its chunk home.
-    #[must_use]
-    pub fn own(&mut self, frame: Frame) -> Option<Frame> {
-        if !frame.is_held() {
-            return Some(frame);
-        }
-        let copy = frame.region().and_then(|region| self.copy(&frame, region));
-        self.free(frame);
-        copy
-    }
-
-    /// [`PoolSet::own`] in place. False when chunks are short: the frame is as it was.
+    /// more. False when chunks are short: the frame is as it was.
     #[must_use]
     pub fn make_own(&mut self, frame: &mut Frame) -> bool {
         if !frame.is_held() {

@@ -187,12 +187,7 @@ impl Far for AfXdpFar {
     }
 
     fn received(&mut self) -> Vec<Vec<u8>> {
-        let Some(first) = self.wire.recv() else {
-            return Vec::new();
-        };
-        std::iter::once(first)
-            .chain(std::iter::from_fn(|| self.wire.try_recv()))
-            .collect()
+        waiting(&self.wire)
     }
 }
 
@@ -234,13 +229,14 @@ impl Far for TapFar {
     }
 
     fn received(&mut self) -> Vec<Vec<u8>> {
-        let Some(first) = self.wire.recv() else {
-            return Vec::new();
-        };
-        std::iter::once(first)
-            .chain(std::iter::from_fn(|| self.wire.try_recv()))
-            .collect()
+        waiting(&self.wire)
     }
+}
+
+/// What is on a wire by now, once something is.
+fn waiting(wire: &Wire) -> Vec<Vec<u8>> {
+    let others = std::iter::from_fn(|| wire.try_recv());
+    wire.recv().into_iter().chain(others).collect()
 }
 
 fn umem(chunks: u32) -> Umem {

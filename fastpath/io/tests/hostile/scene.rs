@@ -240,7 +240,8 @@ impl Scene {
         assert_eq!(self.witness_port.tx_batch(pools, &mut list).packets, 1);
 
         assert_eq!(self.witness_port.rx_batch(pools, &mut batch), 1);
-        let mut list: Vec<_> = batch.drain(..).filter_map(|frame| pools.own(frame)).collect();
+        let mut list: Vec<_> = batch.drain(..).collect();
+        assert!(pools.make_own(&mut list[0]));
         assert_eq!(self.memory.tx_batch(pools, &mut list).packets, 1);
         self.witness_port.rx_done();
 
