@@ -328,6 +328,32 @@ fn what_is_sent_right_after_a_change_arrives() {
     daemon.stop();
 }
 
+/// What one guest said of its MTU is nothing to the next one.
+#[test]
+fn an_mtu_goes_with_its_guest() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let daemon = scene.daemon();
+    let mut a = scene.station("a", &options(feature::MRG_RXBUF, 64, 1));
+    let mut b = scene.station("b", &options(feature::MRG_RXBUF, 64, 1));
+    b.connect(PROTOCOL);
+    a.connect(PROTOCOL);
+    let front = a.front.as_ref().expect("a connection");
+    let told = front.tell(request::NET_SET_MTU, &2000u64.to_le_bytes(), &[]);
+    assert_eq!(told.expect("an answer"), 0);
+    b.send(&a, 0, 2014);
+    assert_eq!(a.receive(&b, 1), [(0, 2014)]);
+    a.guest = Guest::new(&options(feature::MRG_RXBUF, 64, 1));
+    a.connect(PROTOCOL);
+    b.send(&a, 1, 2014);
+    b.send(&a, 2, 1514);
+    assert_eq!(a.receive(&b, 1), [(2, 1514)], "1500 is what it starts with");
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
 /// Ends the other threads of a test, also when it fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
