@@ -8,6 +8,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `arrivals` | what comes to the control thread, and in which order it is dealt with |
 //! | `control` | the loop, what it does when something happens, and the tables that it publishes |
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
@@ -23,6 +24,7 @@
 //! way: a slow answer of the kernel delays a change, never a frame.
 
 mod apply;
+mod arrivals;
 mod control;
 mod counters;
 mod groups;
@@ -48,6 +50,7 @@ use clearway_engine::{Engine, EngineConfig, EngineError, Idle};
 use crate::api::{Server, SocketError};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
+use arrivals::Arrivals;
 use control::Control;
 
 /// What the daemon is started with.
@@ -151,7 +154,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let wants = Handle::new(move |request| send.send(Message::Request(request)).is_ok());
     let api = server.start(wants)?;
     let started = control.start(std::mem::take(&mut spec));
-    let ended = started.map(|()| control.serve(&messages, ready));
+    let ended = started.map(|()| control.serve(&mut Arrivals::new(messages), ready));
     let shut = control.shut_down();
     api.stop();
     ended.and(shut)

@@ -134,6 +134,8 @@ pub struct QueueHome {
 struct Handle {
     core: Option<usize>,
     commands: Producer<Command>,
+    /// Commands that were put there.
+    sent: u64,
     events: Consumer<Event>,
     status: Arc<WorkerStatus>,
     /// Drops that belong to no port of the worker.
@@ -232,6 +234,7 @@ impl Engine {
             handles.push(Handle {
                 core: config.cores[w],
                 commands,
+                sent: 0,
                 events,
                 status: status.clone(),
                 counters,
@@ -269,6 +272,7 @@ impl Engine {
         loop {
             match handle.commands.push(command) {
                 Ok(()) => {
+                    handle.sent += 1;
                     handle.status.wake();
                     return Ok(());
                 }
@@ -418,19 +422,20 @@ impl Engine {
             .unwrap_or(0)
     }
 
-    /// Waits until every worker uses the tables published last: what they replace is then out of use.
+    /// Waits until every worker has done all that it was told: uses the tables published last, so that what they replace
+    /// is out of use, and polls, and sends to, the queues that were added.
     ///
     /// # Errors
     /// [`EngineError::Stuck`].
     pub fn wait_applied(&mut self) -> Result<(), EngineError> {
-        let (deadline, epoch) = (Instant::now() + PATIENCE, self.snapshot.epoch);
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let late = |w: &Handle| w.status.epoch.load(Ordering::Acquire) < epoch;
+            let late = |w: &Handle| w.status.applied.load(Ordering::Acquire) < w.sent;
             let Some(worker) = self.workers.iter().position(late) else {
                 return Ok(());
             };
             if Instant::now() > deadline {
-                return Err(stuck(worker as u8, "take new tables"));
+                return Err(stuck(worker as u8, "do what it was told"));
             }
             self.collect();
             std::thread::sleep(Duration::from_micros(20));

@@ -57,6 +57,8 @@ pub(crate) type Handed = (PortId, Frame);
 pub(crate) struct WorkerStatus {
     /// Epoch of the tables in use.
     pub(crate) epoch: AtomicU64,
+    /// Commands that were carried out.
+    pub(crate) applied: AtomicU64,
     /// Turns begun.
     pub(crate) turns: AtomicU64,
     /// Nanoseconds in turns that moved frames.
@@ -73,6 +75,7 @@ impl WorkerStatus {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             epoch: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),

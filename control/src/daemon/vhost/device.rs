@@ -129,6 +129,8 @@ impl Device {
         self.memory = None;
         self.log = None;
         self.inflight = None;
+        // Tables are made anew for nobody.
+        self.shared.update(|status| status.mtu = None);
         let _ = (self.control)(Ask::Gone);
     }
 
