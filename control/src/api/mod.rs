@@ -10,6 +10,7 @@
 //! [`Server`] and to answer what comes through the [`Handle`](crate::handle::Handle).
 
 mod attachments;
+mod accept;
 mod counters;
 mod describe;
 mod routes;
@@ -21,5 +22,6 @@ mod tests;
 pub(crate) mod types;
 
 pub(crate) use attachments::Attachments;
+pub(crate) use accept::{AGAIN as ACCEPT_AGAIN, cannot_accept};
 pub(crate) use server::Server;
-pub(crate) use socket::{Occupant, SocketError, identity, wait_for_turn};
+pub(crate) use socket::{Occupant, Socket, SocketError, wait_for_turn};

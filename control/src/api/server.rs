@@ -1,6 +1,6 @@
 //! The thread that answers: one tokio runtime on one thread, so that the API never has more than one core.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use super::attachments::Attachments;
+use super::accept::Patient;
 use super::routes;
 use super::socket::{Socket, SocketError};
 use crate::handle::{Handle, Request};
@@ -40,11 +41,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(failed)?;
+        let path = self.socket.path().to_owned();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("api".into())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(serve(listener, handle, attachments, stopped)) {
+                if let Err(error) = runtime.block_on(serve(listener, path, handle, attachments, stopped)) {
                     tracing::error!(%error, "the API stopped answering; restart the daemon to get it back");
                 }
             })
@@ -86,11 +88,12 @@ impl Drop for Running {
 
 async fn serve(
     listener: std::os::unix::net::UnixListener,
+    path: PathBuf,
     handle: Handle,
     attachments: Attachments,
     stopped: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let listener = Patient::new(tokio::net::UnixListener::from_std(listener)?, path);
     if let Some(period) = watchdog_period() {
         tokio::spawn(feed_watchdog(period, handle.clone()));
     }

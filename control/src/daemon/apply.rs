@@ -1,7 +1,7 @@
 //! From one configuration to another: all of it, or nothing.
 //!
 //! ```text
-//!   check on this host → plan → open what is new → close and open anew what must → publish → poll → close what goes
+//!   check on this host → plan → open what is new → close and open anew what must → publish → poll, all workers → close what goes
 //!                                     └ fails: close what was opened, reopen what was closed; nothing changed
 //! ```
 //!
@@ -125,6 +125,7 @@ impl Control {
             self.plug(name);
         }
         self.move_queues(actions);
+        self.announce(&fresh);
         self.change_taps(actions);
         self.remove(&going);
         Ok(())
@@ -247,6 +248,7 @@ impl Control {
                 Ok(open) => {
                     self.install(name, port, open, ours);
                     self.plug(name);
+                    self.announce([name]);
                 }
                 Err(error) => {
                     tracing::error!(port = %name, reason = error.reason(), "could not be opened again; it is tried by and by");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
@@ -11,12 +11,13 @@ use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
 use super::attached::AttachedPort;
+use super::arrivals::Arrivals;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
-use super::{DaemonError, Message};
+use super::{DaemonError, Message, vhost};
 use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany, tpid};
 use crate::handle::Request;
 use crate::host::links::{LinkEvent, LinkState, LinkWatch};
@@ -134,6 +135,7 @@ impl Control {
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
+        vhost::remove_old_records(&self.state_dir);
         self.starting = true;
         let switched = self.switch(spec);
         self.starting = false;
@@ -141,7 +143,7 @@ impl Control {
     }
 
     /// The loop, until a signal.
-    pub(super) fn serve(&mut self, messages: &Receiver<Message>, ready: fn()) {
+    pub(super) fn serve(&mut self, messages: &mut Arrivals, ready: fn()) {
         loop {
             if !self.is_ready && self.ports.values().all(|entry| entry.why_down().is_none()) {
                 self.is_ready = true;
@@ -149,7 +151,7 @@ impl Control {
                 ready();
             }
             let until = self.deadline();
-            match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match messages.next(until) {
                 Ok(Message::Stop(signal)) => {
                     tracing::info!(signal, "ending");
                     return;
@@ -216,13 +218,7 @@ impl Control {
             LinkEvent::Gone { name, ifindex } => {
                 // One of the same name may be there already.
                 let ours = |entry: &Entry| entry.link().is_some_and(|link| link.ifindex == ifindex);
-                let gone: Vec<_> = self
-                    .ports
-                    .iter()
-                    .filter(|(_, entry)| ours(entry))
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for port in gone {
+                for port in self.names(ours) {
                     self.take_down(&port, &OpenError::from(HostError::NoInterface(name.clone())));
                 }
                 return;
@@ -357,8 +353,7 @@ impl Control {
 
     /// Tells the programs of shared ports what is ours, where that has changed.
     fn steer(&mut self, spec: &Spec) {
-        let names: Vec<_> = self.ports.keys().cloned().collect();
-        for name in names {
+        for name in self.names(|_| true) {
             let Some(port) = spec.ports.get(&name) else {
                 continue;
             };

@@ -8,6 +8,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `arrivals` | what comes to the control thread, and in which order it is dealt with |
 //! | `control` | the loop, what it does when something happens, and the tables that it publishes |
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
@@ -25,6 +26,7 @@
 
 mod apply;
 mod attached;
+mod arrivals;
 mod control;
 mod counters;
 mod groups;
@@ -53,6 +55,7 @@ use crate::handle::{Handle, Request};
 use crate::host::HostError;
 use crate::store::FileStore;
 pub(crate) use attached::{AttachedPort, Standing};
+use arrivals::Arrivals;
 use control::Control;
 
 /// What the daemon is started with.
@@ -164,14 +167,16 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     }
     let api = server.start(wants, attachments.clone())?;
     let started = control.start(std::mem::take(&mut spec));
-    let watch = attachments.ok().map(Watch::start).transpose();
-    let watch = watch.map_err(|source| DaemonError::Thread {
-        attempt: "starting the thread that looks after attachments",
-        source,
-    });
-    let ended = started.and(watch).map(|watch| {
-        control.serve(&messages, ready);
-        watch
+    let mut messages = Arrivals::new(messages);
+    let ended = started.and_then(|()| {
+        // It asks the control thread, which has to serve until it has ended.
+        let watch = attachments.ok().map(Watch::start).transpose();
+        let watch = watch.map_err(|source| DaemonError::Thread {
+            attempt: "starting the thread that looks after attachments",
+            source,
+        })?;
+        control.serve(&mut messages, ready);
+        Ok(watch)
     });
     let shut = control.shut_down();
     // Who waits for the control thread now waits in vain.

@@ -105,13 +105,6 @@ impl AsFd for Netns {
 impl Host {
     /// Remembers where the namespace of a pod is, if one of our interfaces has its peer there: then it need not be searched
     /// for among those of all processes. For pods of an earlier run of ours; [`Host::create_veth`] does it by itself.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "attachments, which make pods' interfaces, are being built on it"
-        )
-    )]
     pub(crate) fn remember_netns(&mut self, pod: &PodNetns) -> Result<(), PodError> {
         let netns = pod.netns()?;
         if let Some(netnsid) = self.netnsid_of(&netns)? {

@@ -50,8 +50,9 @@ pub use table::TableMemory;
 pub use tap::{TapDevice, TapError, TapPort};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use vhost::{
-    DirtyLog, GuestMemory, GuestMemoryError, Inflight, InflightRegion, MAX_REGIONS, RegionSpec, RingFile,
-    RingRecord, VhostConfig, VhostPort, VringConfig, VringError,
+    CallError, DirtyLog, GuestMemory, GuestMemoryError, Inflight, InflightRegion, MAX_REGIONS, NoEvent,
+    RegionSpec, RingFile, RingRecord, VhostConfig, VhostPort, VringConfig, VringError, call,
+    calls_never_wait, check_event,
 };
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,
