@@ -27,9 +27,11 @@ packages=(
 test_packages=(
 	clang llvm libclang1 libbpf-dev libpcap-dev libxdp1 m4 bpftool openvswitch-switch-dpdk
 )
+# The CNI plugin's tests delegate to host-local and static.
+test_packages+=(containernetworking-plugins)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
-# dpdk: its virtio_user is the guest of the vhost-user tests.
-test_packages+=(dpdk python3-minimal)
+# dpdk: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; dpdk only recommends its drivers.
+test_packages+=(dpdk librte-meta-net librte-meta-mempool python3-minimal)
 test_packages+=(bash binutils busybox-static cpio kmod xz-utils zstd)
 # Its machine, from Debian's backports: 7.2, bookworm's own, has no igb.
 backports_packages=(qemu-system-x86)

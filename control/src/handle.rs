@@ -12,12 +12,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clearway_config::attach::Segment;
 use clearway_config::{ConfigErrors, Name, SemanticError, Spec};
 use clearway_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use crate::daemon::{AttachedPort, Standing};
 use crate::api::types::{
     ApplyReport, BridgeDomainView, CounterView, DropsView, FdbAdd, FdbView, FlushReport, HealthView,
     PortView, TunnelView, WorkerView,
@@ -74,6 +76,36 @@ pub(crate) enum Request {
         mac: MacAddr,
         /// Done.
         reply: Reply<()>,
+    },
+    /// What the configuration has for an attachment.
+    Standing {
+        /// The layer 2 segment; if it does not exist, that is a [`ErrorCode::NotFound`].
+        segment: Segment,
+        /// Its bridge domain, and all address pools.
+        reply: Reply<Standing>,
+    },
+    /// Open the port of an attachment.
+    Attach {
+        /// What it is called.
+        name: Name,
+        /// What it is.
+        wanted: Box<AttachedPort>,
+        /// It forwards, or nothing was changed.
+        reply: Reply<()>,
+    },
+    /// Close the port of an attachment; that there is none is fine.
+    Detach {
+        /// Which.
+        name: Name,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Why the port of an attachment does not forward; nothing: it does.
+    WhyDown {
+        /// Which.
+        name: Name,
+        /// Why.
+        reply: Reply<Option<String>>,
     },
     /// Forget learned addresses.
     FdbFlush(FdbFilter, Reply<FlushReport>),
@@ -136,6 +168,17 @@ impl Handle {
                 ),
             )),
         }
+    }
+}
+
+impl Handle {
+    /// Asks from a thread that may wait: no thread of the API's.
+    pub(crate) fn ask_blocking<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        if !(self.send)(request(Reply(reply))) {
+            return Err(ApiError::shutting_down());
+        }
+        answer.blocking_recv().unwrap_or_else(|_dropped| Err(ApiError::shutting_down()))
     }
 }
 

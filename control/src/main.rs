@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod attach;
 mod cli;
 mod compile;
 mod daemon;

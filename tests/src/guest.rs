@@ -7,8 +7,10 @@
 
 use crate::cmd::{self, Output};
 use crate::daemon::{binary, target_dir};
-use crate::{Netns, Proc};
+use crate::{Netns, Proc, Qmp};
 use serde_json::Value;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ impl Guest {
     /// If QEMU or the kernel is missing, if it takes longer than `limit`, or if the script fails; with its console.
     #[track_caller]
     pub fn run(script: &str, devices: &str, limit: Duration) -> Guest {
-        let mut guest = Self::boot(script, devices);
+        let mut guest = Self::boot(script, devices, false);
         let end = Instant::now() + limit;
         while guest.qemu.ended().is_none() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
@@ -63,9 +65,54 @@ impl Guest {
     /// If QEMU or the kernel is missing, or if it is not ready within a minute; with its console.
     #[track_caller]
     pub fn start(devices: &str) -> Guest {
-        let mut guest = Self::boot("agent.sh", devices);
+        let mut guest = Self::boot("agent.sh", devices, false);
         guest.wait_for("agent/0.code", START);
         guest
+    }
+
+    /// Starts a machine with these devices that waits for another one to migrate into it: [`Guest::incoming_uri`].
+    ///
+    /// # Panics
+    /// If QEMU or the kernel is missing.
+    #[track_caller]
+    pub fn incoming(devices: &str) -> Guest {
+        Self::boot("agent.sh", devices, true)
+    }
+
+    /// Where a machine of [`Guest::incoming`] listens, for QMP's `migrate`.
+    pub fn incoming_uri(&self) -> String {
+        format!("unix:{}", self.share.path().join("incoming").display())
+    }
+
+    /// Has the machine leave the folder that it shares with the test, with which it cannot migrate. It does nothing more
+    /// until [`Guest::arrived`], but for what runs in the background. Whether it has left already, QMP's `migrate` says.
+    #[track_caller]
+    pub fn leave(&mut self) {
+        self.scripts += 1;
+        let file = self.share.path().join(format!("agent/{}.leave", self.scripts));
+        std::fs::write(&file, "").unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
+    }
+
+    /// Goes on with what was `left` at its source, in the folder of this machine.
+    ///
+    /// # Panics
+    /// If it does not answer within a minute; with its console.
+    #[track_caller]
+    pub fn arrived(&mut self, left: &Guest) {
+        self.scripts = left.scripts;
+        let port = self.share.path().join("serial");
+        let woken = UnixStream::connect(&port).and_then(|mut to| to.write_all(b"\n"));
+        woken.unwrap_or_else(|e| panic!("cannot write to {}: {e}", port.display()));
+        self.wait_for(&format!("agent/{}.code", self.scripts), START);
+    }
+
+    /// Its monitor.
+    ///
+    /// # Panics
+    /// If QEMU does not answer there.
+    #[track_caller]
+    pub fn qmp(&self) -> Qmp {
+        Qmp::connect(&self.share.path().join("qmp"))
     }
 
     /// Runs a script of bash in a machine of [`Guest::start`]; gives its exit code and what it printed.
@@ -116,7 +163,7 @@ impl Guest {
     }
 
     #[track_caller]
-    fn boot(script: &str, devices: &str) -> Guest {
+    fn boot(script: &str, devices: &str, incoming: bool) -> Guest {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu");
         let kernel = target_dir().join("qemu");
         build(&sources, &kernel);
@@ -130,12 +177,17 @@ impl Guest {
         let mut words = vec!["qemu-system-x86_64".to_owned()];
         words.extend(MACHINE.split_whitespace().map(str::to_owned));
         words.extend(devices.split_whitespace().map(str::to_owned));
+        if incoming {
+            words.extend(["-incoming".into(), format!("unix:{}", at("incoming"))]);
+        }
         let folder = share.path().display();
         for (option, value) in [
             ("-kernel", kernel.join("vmlinux").display().to_string()),
             ("-initrd", kernel.join("initramfs.cpio").display().to_string()),
             ("-append", format!("{KERNEL} test={script}")),
             ("-serial", format!("file:{}", at("console"))),
+            ("-serial", format!("unix:{},server=on,wait=off", at("serial"))),
+            ("-qmp", format!("unix:{},server=on,wait=off", at("qmp"))),
             (
                 "-virtfs",
                 format!("local,path={folder},mount_tag=host,security_model=none"),
@@ -144,13 +196,16 @@ impl Guest {
             words.extend([option.to_owned(), value]);
         }
         let ns = Netns::new("guest");
-        let qemu = Proc::start(&ns, &words);
-        Guest {
-            qemu,
+        let mut guest = Guest {
+            qemu: Proc::start(&ns, &words),
             share,
             scripts: 0,
             _ns: ns,
+        };
+        if incoming {
+            guest.wait_for("incoming", START);
         }
+        guest
     }
 
     /// A file that the script wrote below `out`.

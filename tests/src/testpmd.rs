@@ -1,6 +1,7 @@
 //! DPDK's testpmd on virtio_user: a guest of a vhost-user port whose driver we did not write.
 
 use crate::{Netns, Proc, wait_for};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longer than it takes to start here, also when two cores are shared with another test.
@@ -11,6 +12,14 @@ const ANSWER: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Testpmd {
     proc: Proc,
+    files: Option<Files>,
+}
+
+/// Capture files that its second device reads and writes.
+#[derive(Debug)]
+struct Files {
+    read: PathBuf,
+    written: PathBuf,
 }
 
 /// What its device has counted since it was started.
@@ -35,28 +44,79 @@ impl Testpmd {
         guest
     }
 
+    /// Starts one that, at each `start`, sends the frames of [`Testpmd::write`] in their order, and keeps what it receives
+    /// for [`Testpmd::take`]: a second device, libpcap's, is joined with the first. `folder` is for the files.
+    ///
+    /// # Panics
+    /// If it does not take commands within 30 seconds; with its log.
+    #[track_caller]
+    pub fn with_files(ns: &Netns, device: &str, folder: &Path, args: &str) -> Testpmd {
+        let (read, written) = (folder.join("sent.pcap"), folder.join("received.pcap"));
+        write(&read, &[]);
+        let files = format!(
+            "net_pcap0,rx_pcap={},tx_pcap={}",
+            read.display(),
+            written.display()
+        );
+        // Before forwarding starts it would throw away what its devices have already, the file.
+        let args = format!("--forward-mode=io --no-flush-rx {args}");
+        let mut guest = Testpmd::launch(ns, device, Some(&files), 1, &args);
+        guest.files = Some(Files { read, written });
+        guest.wait_started();
+        guest
+    }
+
     /// Starts it and does not wait.
     #[track_caller]
     pub fn spawn(ns: &Netns, device: &str, queues: u16, args: &str) -> Testpmd {
+        Testpmd::launch(ns, device, None, queues, args)
+    }
+
+    #[track_caller]
+    fn launch(ns: &Netns, device: &str, second: Option<&str>, queues: u16, args: &str) -> Testpmd {
         let device = format!("net_virtio_user0,{device},queues={queues}");
         let queues = format!("--rxq={queues} --txq={queues}");
         // Memory is a memfd of plain pages: huge ones may be scarce. Its threads run wherever there is time. Output to a
         // pipe would come in blocks.
         let mut words = vec!["stdbuf", "-oL", "dpdk-testpmd", "--lcores", "0@(0,1),1@(0,1)"];
         words.extend("--no-pci --no-huge --no-shconf --no-telemetry -m 128".split(' '));
-        words.extend([
-            "--vdev",
-            &device,
-            "--",
-            "-i",
-            "--nb-cores=1",
-            "--total-num-mbufs=8192",
-        ]);
+        for device in [Some(&*device), second].into_iter().flatten() {
+            words.extend(["--vdev", device]);
+        }
+        words.extend(["--", "-i", "--nb-cores=1", "--total-num-mbufs=8192"]);
         words.extend(queues.split(' '));
         words.extend(args.split_whitespace());
         Testpmd {
             proc: Proc::start_fed(ns, &words),
+            files: None,
         }
+    }
+
+    /// What one of [`Testpmd::with_files`] is to send next, at its next `start`. Nothing of before is sent again, nor kept.
+    ///
+    /// # Panics
+    /// If it is another, or has ended.
+    #[track_caller]
+    pub fn write(&mut self, frames: &[Vec<u8>]) {
+        let files = self.files.as_ref().expect("one with files");
+        write(&files.read, frames);
+        // The files are opened when the device starts.
+        self.say("port stop 1");
+        self.say("port start 1");
+    }
+
+    /// Ends forwarding, and gives what has been received since the last [`Testpmd::write`].
+    ///
+    /// # Panics
+    /// If it is one without files, or has ended.
+    #[track_caller]
+    pub fn take(&mut self) -> Vec<Vec<u8>> {
+        self.say("stop");
+        self.say("port stop 1");
+        // Commands are done one after the other: the file is closed when this one is answered.
+        self.stats();
+        let files = self.files.as_ref().expect("one with files");
+        read(&files.written)
     }
 
     /// Waits until it takes commands.
@@ -125,5 +185,42 @@ impl Testpmd {
             "testpmd ended with {status}:\n{}",
             self.proc.tail()
         );
+    }
+}
+
+/// Writes frames into a capture file, with libpcap.
+#[track_caller]
+fn write(file: &Path, frames: &[Vec<u8>]) {
+    let capture = pcap::Capture::dead_with_precision(pcap::Linktype::ETHERNET, pcap::Precision::Micro);
+    let mut to = capture
+        .and_then(|c| c.savefile(file))
+        .unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
+    let ts = nix::libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    for frame in frames {
+        let len = frame.len() as u32;
+        let header = pcap::PacketHeader { ts, caplen: len, len };
+        to.write(&pcap::Packet::new(&header, frame));
+    }
+    to.flush()
+        .unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
+}
+
+/// The frames of a capture file, as libpcap reads them.
+#[track_caller]
+fn read(file: &Path) -> Vec<Vec<u8>> {
+    let mut capture = pcap::Capture::from_file(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let mut frames = Vec::new();
+    loop {
+        match capture.next_packet() {
+            Ok(packet) => {
+                assert_eq!(packet.header.caplen, packet.header.len, "a frame is cut off");
+                frames.push(packet.data.to_vec());
+            }
+            Err(pcap::Error::NoMorePackets) => return frames,
+            Err(e) => panic!("{}: {e}", file.display()),
+        }
     }
 }

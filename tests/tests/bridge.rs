@@ -26,6 +26,11 @@ fn plain(_: usize) -> String {
     String::new()
 }
 
+/// Keys of the first port alone.
+fn first_has(keys: &str) -> impl Fn(usize) -> String {
+    move |n| if n == 0 { keys.to_owned() } else { String::new() }
+}
+
 #[test]
 fn two_pods_talk() {
     if !ready() {
@@ -381,13 +386,7 @@ fn storms_are_limited() {
         return;
     }
     let pods = Pods::quiet(2);
-    let limit = |n| {
-        if n == 0 {
-            ", storm-control: {broadcast: 100}".to_owned()
-        } else {
-            String::new()
-        }
-    };
+    let limit = first_has(", storm-control: {broadcast: 100}");
     let daemon = Daemon::start(&pods.fwd, &lan(2, &limit, ""));
     let mut wires = pods.raw();
     let (started, total) = (Instant::now(), 2000);
@@ -490,13 +489,7 @@ fn learning_has_limits() {
         return;
     }
     let pods = Pods::quiet(3);
-    let limit = |n| {
-        if n == 0 {
-            ", learn-limit: 4".to_owned()
-        } else {
-            String::new()
-        }
-    };
+    let limit = first_has(", learn-limit: 4");
     let daemon = Daemon::start(&pods.fwd, &lan(3, &limit, ""));
     let mut wires = pods.raw();
     for n in 0..20 {

@@ -77,15 +77,21 @@ fn a_flow_counts_exactly() {
     );
 }
 
+/// Two hosts that send nothing by themselves.
+fn quiet_wire() -> (Netns, Netns) {
+    let (a, b) = (Netns::quiet("a"), Netns::quiet("b"));
+    Veth::new((&a, "eth0"), (&b, "eth0"))
+        .macs(Mac::local(1), Mac::local(2))
+        .up();
+    (a, b)
+}
+
 #[test]
 fn raw_frames_keep_their_tags() {
     if !ready() {
         return;
     }
-    let (a, b) = (Netns::quiet("a"), Netns::quiet("b"));
-    Veth::new((&a, "eth0"), (&b, "eth0"))
-        .macs(Mac::local(1), Mac::local(2))
-        .up();
+    let (a, b) = quiet_wire();
     assert_eq!(a.mac("eth0"), Mac::local(1));
     let (mut at_a, mut at_b) = (RawPort::open(&a, "eth0"), RawPort::open(&b, "eth0"));
     for tags in [
@@ -238,10 +244,7 @@ fn xsk_peers_meet() {
     if !ready() {
         return;
     }
-    let (a, b) = (Netns::quiet("a"), Netns::quiet("b"));
-    Veth::new((&a, "eth0"), (&b, "eth0"))
-        .macs(Mac::local(1), Mac::local(2))
-        .up();
+    let (a, b) = quiet_wire();
     let counting = XskPeer::start(&b, "eth0", "count 2000");
     let sending = XskPeer::start(
         &a,

@@ -4,7 +4,7 @@
 use clearway_tests::{Daemon, Ledger, Netns, PortStats, Testpmd, ready, wait_for};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -60,14 +60,19 @@ impl Scene {
     }
 
     fn daemon(&self) -> Daemon<'_> {
-        let port = |name: &str| {
+        Daemon::start(&self.ns, &self.config("", ""))
+    }
+
+    /// Both ports, with more keys.
+    fn config(&self, a: &str, b: &str) -> String {
+        let port = |name: &str, more: &str| {
             let (socket, client) = (self.socket(name), self.client);
             format!(
-                "  {name}: {{kind: vhost-user, socket: '{socket}', client: {client}, queue-pairs: 2, access: lan}}\n"
+                "  {name}: {{kind: vhost-user, socket: '{socket}', client: {client}, queue-pairs: 2, access: lan{more}}}\n"
             )
         };
-        let config = format!("ports:\n{}{}bridge-domains:\n  lan: {{}}\n", port("a"), port("b"));
-        Daemon::start(&self.ns, &config)
+        let (a, b) = (port("a", a), port("b", b));
+        format!("ports:\n{a}{b}bridge-domains:\n  lan: {{}}\n")
     }
 
     /// A guest that only sends, or only receives, once it is told to start.
@@ -310,4 +315,118 @@ fn daemons_come_and_go_under_running_guests() {
         exchange(&daemon, &mut a, &mut b, "1518");
         daemon.stop();
     }
+}
+
+/// Frames a second of the limits below, and how much may come at once after a worker was kept from working.
+const RATE: f64 = 5000.0;
+const BURST: f64 = 0.5;
+
+/// Frames that a policer let pass, of those that came in, in a time between two bounds.
+struct Window {
+    passed: f64,
+    received: f64,
+    seconds: [f64; 2],
+}
+
+/// A second for what may come at once, then nine windows of half a second.
+fn watch(daemon: &Daemon<'_>, reason: &str) -> Vec<Window> {
+    let look = || {
+        let asked = Instant::now();
+        let ledger = daemon.ledger();
+        let passed = ledger.received - ledger.drops.get(reason).copied().unwrap_or(0);
+        ([asked, Instant::now()], passed, ledger.received)
+    };
+    std::thread::sleep(Duration::from_secs(1));
+    let looks: Vec<_> = (0..=9)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(500));
+            look()
+        })
+        .collect();
+    let between = |two: &[([Instant; 2], u64, u64)]| {
+        let ((from, passed, received), (to, passed_now, received_now)) = (two[0], two[1]);
+        Window {
+            passed: (passed_now - passed) as f64,
+            received: (received_now - received) as f64,
+            seconds: [to[0] - from[1], to[1] - from[0]].map(|time| time.as_secs_f64()),
+        }
+    };
+    looks.windows(2).map(between).collect()
+}
+
+/// A guest sends as much as it can, several times the limit: of its own port, or of the one that it sends to. Machine and
+/// test may be stopped meanwhile: half of the windows are near the limit, and all together not above it.
+#[test]
+fn floods_of_guests_pass_at_their_limit_and_all_is_accounted_for() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let daemon = scene.daemon();
+    let mut a = scene.guest("a", SPLIT, "txonly");
+    let mut b = scene.guest("b", PACKED, "rxonly");
+    for port in ["a", "b"] {
+        wait_running(&daemon, port);
+    }
+    let packets = format!("packets: {RATE}");
+    let bits = format!("bits: {}", RATE * 64.0 * 8.0);
+    for (limit, receive) in [(&packets, true), (&bits, true), (&packets, false), (&bits, false)] {
+        let (direction, reason) = if receive {
+            ("receive", "police_receive")
+        } else {
+            ("transmit", "police_transmit")
+        };
+        let what = format!("{direction} {limit}");
+        let key = format!(
+            ", rate-limit: {{{direction}: {{{limit}, burst: {}ms}}}}",
+            BURST * 1e3
+        );
+        let (at_a, at_b) = if receive { (&*key, "") } else { ("", &*key) };
+        daemon.apply(&scene.config(at_a, at_b));
+        let before = settled(&daemon);
+        let (had_sent, had_received) = (a.stats().sent, b.stats().received);
+        b.say("start");
+        a.say("start");
+        let windows = watch(&daemon, reason);
+        a.say("stop");
+        let sent = still(&mut a).sent - had_sent;
+        let after = settled(&daemon);
+        let received = still(&mut b).received - had_received;
+        b.say("stop");
+
+        let sum = |f: fn(&Window) -> f64| windows.iter().map(f).sum::<f64>();
+        let (passed, time) = (sum(|w| w.passed), sum(|w| w.seconds[1]));
+        assert!(
+            passed <= 1.02 * RATE * (time + BURST),
+            "{what}: {passed} frames passed in {time} seconds"
+        );
+        let mut rates: Vec<f64> = windows.iter().map(|w| w.passed / w.seconds[1]).collect();
+        rates.sort_by(f64::total_cmp);
+        assert!(
+            rates[4] >= 0.85 * RATE,
+            "{what}: frames a second in each window: {rates:?}"
+        );
+        assert!(
+            sum(|w| w.received) > 3.0 * passed,
+            "{what}: the guest offered too little: {} in {time} seconds",
+            sum(|w| w.received)
+        );
+        // What passes at once may be more than a ring holds.
+        let dropped =
+            |reason: &str| after.drops.get(reason).unwrap_or(&0) - before.drops.get(reason).unwrap_or(&0);
+        assert_eq!(
+            after.received - before.received,
+            sent,
+            "{what}: what the guest sent"
+        );
+        assert_eq!(
+            sent,
+            received + dropped(reason) + dropped("tx_full"),
+            "{what}: frames sent, received and above the limit: {after:?}"
+        );
+        assert!(after.balanced() && dropped(reason) > 0, "{what}: {after:?}");
+    }
+    a.quit();
+    b.quit();
+    daemon.stop();
 }

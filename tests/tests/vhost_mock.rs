@@ -5,11 +5,10 @@ use clearway_tests::{Daemon, Netns, ready, wait_for};
 use clearway_virtio_mock::{FrontEnd, Guest, GuestOptions, Shape, feature, protocol, request};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The number of frames that only ask whether frames cross.
-const PROBE: u32 = u32::MAX - 1;
 const PROTOCOL: u64 =
     protocol::MQ | protocol::REPLY_ACK | protocol::MTU | protocol::CONFIGURE_MEM_SLOTS | protocol::STATUS;
 
@@ -28,8 +27,6 @@ struct Station {
     path: PathBuf,
     listener: Option<UnixListener>,
     mac: [u8; 6],
-    /// Probes that arrived.
-    probes: usize,
 }
 
 impl Scene {
@@ -42,18 +39,20 @@ impl Scene {
     }
 
     fn daemon(&self) -> Daemon<'_> {
-        let port = |name: &str| {
+        Daemon::start(&self.ns, &self.config(&["a", "b"]))
+    }
+
+    /// These ports in one domain.
+    fn config(&self, ports: &[&str]) -> String {
+        let port = |name: &&str| {
             let socket = self.dir.path().join(name).display().to_string();
             let client = self.client;
             format!(
                 "  {name}: {{kind: vhost-user, socket: '{socket}', client: {client}, queue-pairs: 2, access: lan}}\n"
             )
         };
-        let ports = port("a") + &port("b");
-        Daemon::start(
-            &self.ns,
-            &format!("ports:\n{ports}bridge-domains:\n  lan: {{}}\n"),
-        )
+        let ports: String = ports.iter().map(port).collect();
+        format!("ports:\n{ports}bridge-domains:\n  lan: {{}}\n")
     }
 
     fn station(&self, name: &str, options: &GuestOptions) -> Station {
@@ -64,7 +63,6 @@ impl Scene {
             listener: self.client.then(|| UnixListener::bind(&path).expect("a socket")),
             path,
             mac: [2, 0, 0, 0, 8, name.as_bytes()[0]],
-            probes: 0,
         }
     }
 }
@@ -119,7 +117,7 @@ impl Station {
         got
     }
 
-    /// What has arrived from another station, probes counted apart.
+    /// What has arrived from another station.
     fn arrived(&mut self, from: &Station) -> Vec<(u32, usize)> {
         let mut got = Vec::new();
         for pair in &mut self.guest.pairs {
@@ -134,11 +132,7 @@ impl Station {
                     bytes.eq(frame[18..].iter().copied()),
                     "the bytes of frame {number}"
                 );
-                if number == PROBE {
-                    self.probes += 1;
-                } else {
-                    got.push((number, frame.len()));
-                }
+                got.push((number, frame.len()));
             }
         }
         self.refill();
@@ -146,33 +140,8 @@ impl Station {
     }
 }
 
-/// Waits until frames cross: the tables hear of a port that is up a moment after its guest does. A probe at a time, since
-/// a ring of one entry holds no more.
-fn settle(a: &mut Station, b: &mut Station) {
-    for _ in 0..2 {
-        let (mut sent, end) = (0, Instant::now() + PATIENCE);
-        b.probes = 0;
-        while b.probes == 0 {
-            assert!(Instant::now() < end, "no frame crosses");
-            a.send(b, PROBE, 60);
-            sent += 1;
-            let patience = Instant::now() + Duration::from_secs(1);
-            while b.probes == 0 && Instant::now() < patience {
-                assert_eq!(b.arrived(a), []);
-            }
-        }
-        // Those that were late, if they come at all.
-        let patience = Instant::now() + Duration::from_millis(if sent > 1 { 500 } else { 0 });
-        while Instant::now() < patience {
-            assert_eq!(b.arrived(a), []);
-        }
-        std::mem::swap(a, b);
-    }
-}
-
 /// Every size each way, counted and compared.
 fn exchange(a: &mut Station, b: &mut Station, sizes: &[usize]) {
-    settle(a, b);
     for (number, len) in sizes.iter().enumerate() {
         let number = number as u32;
         a.send(b, number, *len);
@@ -273,7 +242,6 @@ fn a_daemon_that_is_killed_goes_on_with_rings_of_all_kinds() {
             for station in [&mut a, &mut b] {
                 restart(station);
             }
-            settle(&mut a, &mut b);
             for _ in 0..30 {
                 a.send(&b, number, 60 + number as usize % 1400);
                 b.send(&a, number, 60 + number as usize % 1400);
@@ -317,4 +285,80 @@ fn restart(station: &mut Station) {
     let status = front.number(request::GET_FEATURES);
     assert!(status.is_ok(), "the connection lasts");
     station.refill();
+}
+
+/// Whoever was told that a port is there may send to it: the answer to a change, and to a front-end that started a ring,
+/// comes when every worker knows, however busy.
+#[test]
+fn what_is_sent_right_after_a_change_arrives() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let without = scene.config(&["a", "x", "y"]);
+    let with = scene.config(&["a", "x", "y", "c"]);
+    let daemon = Daemon::start(&scene.ns, &without);
+    let station = |name| scene.station(name, &options(feature::MRG_RXBUF, 256, 1));
+    let (mut a, mut x, mut y) = (station("a"), station("x"), station("y"));
+    for station in [&mut x, &mut y, &mut a] {
+        station.connect(PROTOCOL);
+    }
+    // It is known from now on: what it gets floods nobody.
+    y.send(&x, 0, 60);
+    assert_eq!(x.receive(&y, 1), [(0, 60)]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = StopOnDrop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                x.send(&y, 1, 1500);
+            }
+        });
+        for number in 0..100 {
+            daemon.apply(&with);
+            let mut c = station("c");
+            c.connect(PROTOCOL);
+            a.send(&c, number, 60);
+            assert_eq!(c.receive(&a, 1), [(number, 60)], "right after change {number}");
+            drop(c);
+            daemon.apply(&without);
+        }
+    });
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
+/// What one guest said of its MTU is nothing to the next one.
+#[test]
+fn an_mtu_goes_with_its_guest() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let daemon = scene.daemon();
+    let mut a = scene.station("a", &options(feature::MRG_RXBUF, 64, 1));
+    let mut b = scene.station("b", &options(feature::MRG_RXBUF, 64, 1));
+    b.connect(PROTOCOL);
+    a.connect(PROTOCOL);
+    let front = a.front.as_ref().expect("a connection");
+    let told = front.tell(request::NET_SET_MTU, &2000u64.to_le_bytes(), &[]);
+    assert_eq!(told.expect("an answer"), 0);
+    b.send(&a, 0, 2014);
+    assert_eq!(a.receive(&b, 1), [(0, 2014)]);
+    a.guest = Guest::new(&options(feature::MRG_RXBUF, 64, 1));
+    a.connect(PROTOCOL);
+    b.send(&a, 1, 2014);
+    b.send(&a, 2, 1514);
+    assert_eq!(a.receive(&b, 1), [(2, 1514)], "1500 is what it starts with");
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
+/// Ends the other threads of a test, also when it fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

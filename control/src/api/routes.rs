@@ -17,6 +17,7 @@ use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::attachments::{self, Attachments};
 use super::describe::Description;
 use super::types::{
     ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbAdd, FdbView, FlushReport,
@@ -31,22 +32,27 @@ const MAX_STATION: usize = 4096;
 
 /// What every handler can reach.
 #[derive(Clone)]
-struct Api {
+pub(super) struct Api {
     handle: Handle,
+    pub(super) attachments: Attachments,
     description: Arc<str>,
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 /// All paths, answered through `handle`.
-pub(super) fn router(handle: Handle) -> Router {
+pub(super) fn router(handle: Handle, attachments: Attachments) -> Router {
     let (router, description) = described().split_for_parts();
     let description = description.to_json().unwrap_or_default().into();
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Api { handle, description })
+        .with_state(Api {
+            handle,
+            attachments,
+            description,
+        })
 }
 
 fn described() -> OpenApiRouter<Api> {
@@ -67,6 +73,10 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(fdb_add, fdb_del))
         .routes(routes!(config, config_apply))
         .routes(routes!(config_schema))
+        .routes(routes!(attachments::attachments))
+        .routes(routes!(attachments::attachment, attachments::attach, attachments::detach))
+        .routes(routes!(attachments::collect))
+        .routes(routes!(attachments::status))
         .routes(routes!(health))
         .routes(routes!(openapi))
 }
@@ -377,6 +387,11 @@ async fn config_apply(
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("the body is not UTF-8: {error}")))?;
     // JSON is YAML: one reader, one set of messages, all with their places.
     let spec = Box::new(Spec::from_yaml(text, "the request")?);
+    if let Ok(manager) = &api.attachments {
+        manager
+            .check_pools(&spec.address_pools)
+            .map_err(|error| ApiError::conflict(format!("{error}; nothing was changed")))?;
+    }
     let request = |reply| Request::Apply { spec, dry_run, reply };
     api.handle.ask(request).await.map(Json)
 }
@@ -420,7 +435,7 @@ async fn no_such_method(request: HttpRequest) -> ApiError {
 /// Parameters in a path; what is wrong with them is an [`ApiError`] as everything else.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(ApiError))]
-struct Path<T>(T);
+pub(super) struct Path<T>(pub(super) T);
 
 /// Parameters behind a path, likewise.
 #[derive(FromRequestParts)]

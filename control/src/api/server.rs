@@ -1,6 +1,6 @@
 //! The thread that answers: one tokio runtime on one thread, so that the API never has more than one core.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
+use super::attachments::Attachments;
+use super::accept::Patient;
 use super::routes;
 use super::socket::{Socket, SocketError};
 use crate::handle::{Handle, Request};
@@ -28,7 +30,7 @@ impl Server {
     }
 
     /// Answers from now on, with what the control thread behind `handle` says.
-    pub(crate) fn start(self, handle: Handle) -> Result<Running, SocketError> {
+    pub(crate) fn start(self, handle: Handle, attachments: Attachments) -> Result<Running, SocketError> {
         let failed = |source| SocketError::Thread {
             path: self.socket.path().to_owned(),
             source,
@@ -39,11 +41,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(failed)?;
+        let path = self.socket.path().to_owned();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("api".into())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(serve(listener, handle, stopped)) {
+                if let Err(error) = runtime.block_on(serve(listener, path, handle, attachments, stopped)) {
                     tracing::error!(%error, "the API stopped answering; restart the daemon to get it back");
                 }
             })
@@ -85,16 +88,18 @@ impl Drop for Running {
 
 async fn serve(
     listener: std::os::unix::net::UnixListener,
+    path: PathBuf,
     handle: Handle,
+    attachments: Attachments,
     stopped: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let listener = Patient::new(tokio::net::UnixListener::from_std(listener)?, path);
     if let Some(period) = watchdog_period() {
         tokio::spawn(feed_watchdog(period, handle.clone()));
     }
     let stop = Arc::new(tokio::sync::Notify::new());
     let told = stop.clone();
-    let server = axum::serve(listener, routes::router(handle))
+    let server = axum::serve(listener, routes::router(handle, attachments))
         .with_graceful_shutdown(async move { told.notified().await });
     tokio::select! {
         result = server.into_future() => result,

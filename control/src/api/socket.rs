@@ -98,17 +98,26 @@ impl Socket {
         wait_for_turn(&turn);
         remove_stale(path)?;
         let listener = listen(path).map_err(failed("listening on", path))?;
-        let identity = identity(path);
-        Ok(Self {
+        Ok(Self::own(path, path, listener))
+    }
+
+    /// One that was bound just now; `reach` is how the kernel takes a path that is too long for an address.
+    pub(crate) fn own(path: &Path, reach: &Path, listener: UnixListener) -> Self {
+        Self {
             path: path.to_owned(),
-            identity,
+            identity: identity(reach),
             listener,
-        })
+        }
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The listening socket.
+    pub(crate) fn as_listener(&self) -> &UnixListener {
+        &self.listener
     }
 
     /// A second handle on the listening socket.
@@ -220,7 +229,7 @@ fn knock(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Device and inode of what is at a path.
-pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 

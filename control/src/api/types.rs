@@ -112,7 +112,7 @@ pub(crate) struct GuestView {
     /// Why the last connection ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_end: Option<String>,
-    /// Why there is no connection yet, where the daemon is the one who connects.
+    /// Why there is no connection yet, where the daemon is the one who connects, or where it can't accept one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waiting: Option<String>,
 }

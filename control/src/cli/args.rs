@@ -12,6 +12,7 @@ use clearway_config::Name;
 use clearway_wire::MacAddr;
 
 use crate::host::restore::STATE_DIR;
+use crate::store::STORE;
 
 /// A packet forwarder in userspace: bridge domains, VLANs and VXLAN between AF_XDP ports.
 ///
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     /// Print the JSON schema of a configuration, for editors
     Schema,
     Get(Get),
+    Why(Why),
     /// Add, remove and forget stations by hand
     #[command(subcommand)]
     Fdb(Fdb),
@@ -82,6 +84,9 @@ pub(crate) struct Run {
     /// Where the original settings of interfaces are kept, so that they are given back also after a crash
     #[arg(long, value_name = "DIR", default_value = STATE_DIR, value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: PathBuf,
+    /// Where attachments (pods of the CNI plugin), their addresses and the applied configuration are kept
+    #[arg(long, value_name = "FILE", default_value = STORE, value_hint = ValueHint::FilePath)]
+    pub(crate) store: PathBuf,
     /// What is logged, on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info", value_enum)]
     pub(crate) log_level: LogLevel,
@@ -136,13 +141,13 @@ pub(crate) struct Validate {
 /// Show what the daemon does
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What to show may be singular or short: p, w, bd, f, t, d, c. An example: clearway get p --watch=2"
+    after_help = "What to show may be singular or short: p, w, bd, a, f, t, d, c. An example: clearway get p --watch=2"
 )]
 pub(crate) struct Get {
     /// What to show
     #[arg(value_enum)]
     pub(crate) what: What,
-    /// Only this one: a port, worker, domain, tunnel (VTEP/REMOTE) or drop reason. For `fdb` the bridge domain, for `counters`
+    /// Only this one: a port, worker, domain, attachment (container, pod or port), tunnel (VTEP/REMOTE) or drop reason. For `fdb` the bridge domain, for `counters`
     /// the port
     pub(crate) name: Option<String>,
     #[command(flatten)]
@@ -152,12 +157,24 @@ pub(crate) struct Get {
     pub(crate) watch: Option<Duration>,
 }
 
+/// Say why a pod gets its packets, or doesn't
+///
+/// Follows them from the pod's namespace and interface through port, bridge domain and tunnel to the last reasons for drops.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A container ID or its beginning, POD or NAMESPACE/POD, each with /INTERFACE or without, or a port's name
+    pub(crate) attachment: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// What can be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     Ports,
     Workers,
     BridgeDomains,
+    Attachments,
     Fdb,
     Tunnels,
     Drops,
@@ -170,6 +187,7 @@ impl ValueEnum for What {
             Self::Ports,
             Self::Workers,
             Self::BridgeDomains,
+            Self::Attachments,
             Self::Fdb,
             Self::Tunnels,
             Self::Drops,
@@ -193,6 +211,11 @@ impl ValueEnum for What {
                 "bridge-domains",
                 &["bridge-domain", "domains", "domain", "bds", "bd"],
                 "The layer 2 segments and their members",
+            ),
+            Self::Attachments => (
+                "attachments",
+                &["attachment", "pods", "pod", "a"],
+                "What pods were given through the CNI plugin",
             ),
             Self::Fdb => (
                 "fdb",

@@ -2,9 +2,11 @@
 
 use std::io::IsTerminal;
 
+use clearway_config::attach::Attachment;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::attachments;
 use super::args::{Format, Get, What};
 use super::client::{Client, segment};
 use super::error::CliError;
@@ -48,6 +50,10 @@ pub(crate) fn fetch(client: &Client, args: &Get) -> Result<String, CliError> {
         (What::Workers, Some(name)) => one::<WorkerView>(client, "workers", name, format),
         (What::BridgeDomains, None) => list::<BridgeDomainView>(client, "bridge-domains", format),
         (What::BridgeDomains, Some(name)) => one::<BridgeDomainView>(client, "bridge-domains", name, format),
+        (What::Attachments, None) => {
+            output::render(&client.get::<Vec<Attachment>>("/v1/attachments")?, format)
+        }
+        (What::Attachments, Some(name)) => output::render(&attachments::named(client, name)?, format),
         (What::Fdb, None) => list::<FdbView>(client, "fdb", format),
         (What::Fdb, Some(domain)) => {
             let query = format!("fdb?bridge-domain={}", segment(domain));

@@ -11,6 +11,7 @@
 //! line; a failure says what was tried, on what, why it failed and what to do.
 
 mod args;
+mod attachments;
 mod change;
 mod client;
 mod demo;
@@ -59,6 +60,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Validate(args) => change::validate(args),
         Command::Schema => schema(),
         Command::Get(args) => get::get(&client(), args),
+        Command::Why(args) => attachments::why(&client(), args),
         Command::Fdb(command) => change::fdb(&client(), command),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Demo(args) => Ok(demo::demo(args)?),

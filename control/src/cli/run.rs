@@ -23,6 +23,7 @@ pub(crate) fn run(args: &Run, socket: Option<std::path::PathBuf>) -> Result<(), 
         spec,
         socket,
         state_dir: args.state_dir.clone(),
+        store: args.store.clone(),
     };
     Ok(daemon::run(options, ready)?)
 }

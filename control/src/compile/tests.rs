@@ -325,20 +325,12 @@ fn without_a_next_hop_there_are_no_headers_and_only_that_tunnel_changes() {
     assert!(after.tunnels[1].as_ref().is_some_and(|t| t.rewrite.is_none()));
     assert!(same_item(&before.tunnels[0], &after.tunnels[0]));
     assert!(same_item(&before.vteps[0], &after.vteps[0]));
-    assert!(
-        before
-            .ports
-            .iter()
-            .zip(&after.ports)
-            .all(|(a, b)| same_item(a, b))
-    );
-    assert!(
-        before
-            .domains
-            .iter()
-            .zip(&after.domains)
-            .all(|(a, b)| same_item(a, b))
-    );
+    assert!(same_items(&before.ports, &after.ports));
+    assert!(same_items(&before.domains, &after.domains));
+}
+
+fn same_items<T>(a: &[Option<Arc<T>>], b: &[Option<Arc<T>>]) -> bool {
+    a.iter().zip(b).all(|(a, b)| same_item(a, b))
 }
 
 fn same_item<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
@@ -416,13 +408,7 @@ fn what_was_not_published_leaves_no_trace() {
     let before = rig.tables.snapshot.clone();
     rig.apply(OVERLAY);
     let after = &rig.tables.snapshot;
-    assert!(
-        before
-            .domains
-            .iter()
-            .zip(&after.domains)
-            .all(|(a, b)| same_item(a, b))
-    );
+    assert!(same_items(&before.domains, &after.domains));
     assert_eq!(rig.compiler.domain(&name("blue")), None);
 }
 

@@ -1,7 +1,7 @@
 //! From one configuration to another: all of it, or nothing.
 //!
 //! ```text
-//!   check on this host → plan → open what is new → close and open anew what must → publish → poll → close what goes
+//!   check on this host → plan → open what is new → close and open anew what must → publish → poll, all workers → close what goes
 //!                                     └ fails: close what was opened, reopen what was closed; nothing changed
 //! ```
 //!
@@ -27,6 +27,10 @@ type Claimed<'a> = (&'a Name, &'a Port, Result<Claim, OpenError>);
 
 impl Control {
     pub(super) fn apply(&mut self, spec: Spec, dry_run: bool) -> Result<ApplyReport, ApiError> {
+        // The configuration by itself first: what is wrong with it has its own paths.
+        spec.validate_on(&self.host_facts)
+            .map_err(ApiError::invalid_on_host)?;
+        let spec = self.with_attached(spec)?;
         spec.validate_on(&self.host_facts)
             .map_err(ApiError::invalid_on_host)?;
         let actions = plan(&self.spec, &spec).map_err(|refused| ApiError::conflict(refused.to_string()))?;
@@ -78,7 +82,7 @@ impl Control {
         self.carry_out(spec, &actions)
     }
 
-    fn carry_out(&mut self, spec: Spec, actions: &[Action]) -> Result<(), DaemonError> {
+    pub(super) fn carry_out(&mut self, spec: Spec, actions: &[Action]) -> Result<(), DaemonError> {
         let old = self.spec.clone();
         let (early, late) = self.order(&spec, actions);
         let going: Vec<_> = actions
@@ -121,6 +125,7 @@ impl Control {
             self.plug(name);
         }
         self.move_queues(actions);
+        self.announce(&fresh);
         self.change_taps(actions);
         self.remove(&going);
         Ok(())
@@ -167,17 +172,20 @@ impl Control {
                 continue;
             };
             let claim = self.opener().claim(port);
-            if let Err(OpenError::Fatal(reason)) = claim {
-                self.abandon(claims);
-                return Err(refused(name, reason));
+            match claim {
+                Err(OpenError::Fatal(reason)) if !self.tolerates(name) => {
+                    self.abandon(claims);
+                    return Err(refused(name, reason));
+                }
+                claim => claims.push((name, port, claim)),
             }
-            claims.push((name, port, claim));
         }
         let mut claims = claims.into_iter();
         while let Some((name, port, claim)) = claims.next() {
             let id = self.compiler.assign_port(name)?;
             let ours = self.ours(spec, name);
             let has_service = has_service(spec, name);
+            let tolerated = self.tolerates(name);
             let result = claim.and_then(|claim| self.opener().open(port, claim, has_service, &ours));
             fresh.push(name.clone());
             let entry = self
@@ -188,6 +196,10 @@ impl Control {
                 Ok(open) => self.install(name, port, open, ours),
                 Err(OpenError::Wait(reason)) => {
                     tracing::warn!(port = %name, reason, "down");
+                    entry.state = Entry::down(id, reason).state;
+                }
+                Err(OpenError::Fatal(reason)) if tolerated => {
+                    tracing::error!(port = %name, reason, "down");
                     entry.state = Entry::down(id, reason).state;
                 }
                 Err(OpenError::Fatal(reason)) => {
@@ -236,6 +248,7 @@ impl Control {
                 Ok(open) => {
                     self.install(name, port, open, ours);
                     self.plug(name);
+                    self.announce([name]);
                 }
                 Err(error) => {
                     tracing::error!(port = %name, reason = error.reason(), "could not be opened again; it is tried by and by");

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
+use super::attached::AttachedPort;
+use super::arrivals::Arrivals;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
-use super::{DaemonError, Message};
+use super::{DaemonError, Message, vhost};
 use crate::compile::{Compiler, Facts, PortFacts, Tables, TooMany, tpid};
 use crate::handle::Request;
 use crate::host::links::{LinkEvent, LinkState, LinkWatch};
@@ -40,6 +42,8 @@ pub(super) struct Load {
 /// Everything that the control thread owns.
 pub(super) struct Control {
     pub(super) spec: Spec,
+    /// What attachments ask for; their ports are in `spec`.
+    pub(super) attached: BTreeMap<Name, AttachedPort>,
     pub(super) host: Host,
     pub(super) host_facts: HostFacts,
     pub(super) engine: Engine,
@@ -52,6 +56,8 @@ pub(super) struct Control {
     pub(super) state_dir: PathBuf,
     pub(super) started: Instant,
     pub(super) is_ready: bool,
+    /// The ports are being opened for the first time.
+    pub(super) starting: bool,
     pub(super) loads: Vec<Load>,
     loads_at: Instant,
     next_tick: Instant,
@@ -79,6 +85,7 @@ impl Control {
                 api: spec.api.clone(),
                 ..Spec::default()
             },
+            attached: BTreeMap::new(),
             host: Host::open()?,
             host_facts,
             groups: Groups::new(spec.engine.hugepages, engine.workers()),
@@ -90,6 +97,7 @@ impl Control {
             state_dir,
             started: now,
             is_ready: false,
+            starting: false,
             loads: vec![Load::default(); engine.workers()],
             loads_at: now,
             next_tick: now + TICK,
@@ -118,6 +126,7 @@ impl Control {
     /// Opens all ports of the configuration. One whose interface is missing is waited for later; one that can't be
     /// opened for another reason ends the start.
     pub(super) fn start(&mut self, spec: Spec) -> Result<(), DaemonError> {
+        let spec = self.with_attached_or_waiting(spec);
         let wanted = |name: &str| {
             spec.ports
                 .values()
@@ -126,11 +135,15 @@ impl Control {
         for leftover in restore::restore_leftovers(&self.state_dir, &mut self.host, wanted)? {
             log_leftover(&leftover);
         }
-        self.switch(spec).map(drop)
+        vhost::remove_old_records(&self.state_dir);
+        self.starting = true;
+        let switched = self.switch(spec);
+        self.starting = false;
+        switched
     }
 
     /// The loop, until a signal.
-    pub(super) fn serve(&mut self, messages: &Receiver<Message>, ready: fn()) {
+    pub(super) fn serve(&mut self, messages: &mut Arrivals, ready: fn()) {
         loop {
             if !self.is_ready && self.ports.values().all(|entry| entry.why_down().is_none()) {
                 self.is_ready = true;
@@ -138,7 +151,7 @@ impl Control {
                 ready();
             }
             let until = self.deadline();
-            match messages.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match messages.next(until) {
                 Ok(Message::Stop(signal)) => {
                     tracing::info!(signal, "ending");
                     return;
@@ -205,13 +218,7 @@ impl Control {
             LinkEvent::Gone { name, ifindex } => {
                 // One of the same name may be there already.
                 let ours = |entry: &Entry| entry.link().is_some_and(|link| link.ifindex == ifindex);
-                let gone: Vec<_> = self
-                    .ports
-                    .iter()
-                    .filter(|(_, entry)| ours(entry))
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for port in gone {
+                for port in self.names(ours) {
                     self.take_down(&port, &OpenError::from(HostError::NoInterface(name.clone())));
                 }
                 return;
@@ -346,8 +353,7 @@ impl Control {
 
     /// Tells the programs of shared ports what is ours, where that has changed.
     fn steer(&mut self, spec: &Spec) {
-        let names: Vec<_> = self.ports.keys().cloned().collect();
-        for name in names {
+        for name in self.names(|_| true) {
             let Some(port) = spec.ports.get(&name) else {
                 continue;
             };
@@ -444,7 +450,11 @@ impl Control {
             Request::Tunnels(reply) => reply.send(Ok(self.tunnel_views())),
             Request::Drops(reply) => reply.send(self.drop_views()),
             Request::Counters(reply) => reply.send(Ok(self.counter_views())),
-            Request::Config(reply) => reply.send(Ok(self.spec.clone())),
+            Request::Config(reply) => reply.send(Ok(self.configured())),
+            Request::Standing { segment, reply } => reply.send(self.standing(&segment)),
+            Request::Attach { name, wanted, reply } => reply.send(self.attach(name, *wanted)),
+            Request::Detach { name, reply } => reply.send(self.detach(&name)),
+            Request::WhyDown { name, reply } => reply.send(Ok(self.why_down(&name))),
             Request::Health(reply) => reply.send(Ok(self.health())),
         }
     }

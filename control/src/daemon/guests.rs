@@ -64,13 +64,15 @@ impl Control {
         let added = self.engine.add_queue(worker, id, pair, io, region);
         let counters = added.map_err(|error| error.to_string())?;
         entry.totals.add(counters);
+        // The front-end has its reply when frames reach it, from whichever worker.
+        let applied = self.engine.wait_applied();
         if let PortState::Open(open) = &mut entry.state {
             let at = open.queues.partition_point(|queue| *queue < pair);
             open.queues.insert(at, pair);
             entry.workers.insert(at, worker);
         }
         tracing::debug!(port = %name, pair, worker = worker.0, "polled");
-        Ok(())
+        applied.map_err(|error| error.to_string())
     }
 
     fn take_pair(&mut self, name: &Name, pair: u16) -> Result<Option<AnyPort>, String> {

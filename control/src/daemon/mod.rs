@@ -8,9 +8,11 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `arrivals` | what comes to the control thread, and in which order it is dealt with |
 //! | `control` | the loop, what it does when something happens, and the tables that it publishes |
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
+//! | `attached` | the ports of attachments beside those of the configuration |
 //! | `open` `groups` | opening ports; which of them share frame memory |
 //! | `taps` | ports that are TAPs, in whichever network namespace |
 //! | `vhost` `guests` | vhost-user: the threads that speak with front-ends; what they ask of the control thread |
@@ -23,6 +25,8 @@
 //! way: a slow answer of the kernel delays a change, never a frame.
 
 mod apply;
+mod attached;
+mod arrivals;
 mod control;
 mod counters;
 mod groups;
@@ -39,15 +43,19 @@ mod views;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 
 use clearway_config::{HostFacts, SemanticError, Spec};
 use clearway_engine::{Engine, EngineConfig, EngineError, Idle};
 
-use crate::api::{Server, SocketError};
+use crate::api::{Attachments, Server, SocketError};
+use crate::attach::{HostGround, Manager, Watch};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
+use crate::store::FileStore;
+pub(crate) use attached::{AttachedPort, Standing};
+use arrivals::Arrivals;
 use control::Control;
 
 /// What the daemon is started with.
@@ -59,6 +67,8 @@ pub(crate) struct Options {
     pub(crate) socket: PathBuf,
     /// Where the journals of changed interfaces are kept.
     pub(crate) state_dir: PathBuf,
+    /// Where attachments are kept.
+    pub(crate) store: PathBuf,
 }
 
 /// Why the daemon does not start, or ended.
@@ -120,6 +130,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
         mut spec,
         socket,
         state_dir,
+        store,
     } = options;
     // Signals first: one that comes during the start must not leave an interface half done.
     let (send, messages) = mpsc::channel();
@@ -146,15 +157,43 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
         fdb_seed: seed(),
     })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
+    let vhost = state_dir.parent().unwrap_or(&state_dir).join("vhost");
     let mut control = Control::new(&spec, engine, state_dir, facts)?;
     control.watch(send.clone())?;
     let wants = Handle::new(move |request| send.send(Message::Request(request)).is_ok());
-    let api = server.start(wants)?;
+    let attachments = attachments(&store, vhost, &wants);
+    if let Ok(manager) = &attachments {
+        control.attached = manager.ports();
+    }
+    let api = server.start(wants, attachments.clone())?;
     let started = control.start(std::mem::take(&mut spec));
-    let ended = started.map(|()| control.serve(&messages, ready));
+    let mut messages = Arrivals::new(messages);
+    let ended = started.and_then(|()| {
+        // It asks the control thread, which has to serve until it has ended.
+        let watch = attachments.ok().map(Watch::start).transpose();
+        let watch = watch.map_err(|source| DaemonError::Thread {
+            attempt: "starting the thread that looks after attachments",
+            source,
+        })?;
+        control.serve(&mut messages, ready);
+        Ok(watch)
+    });
     let shut = control.shut_down();
+    // Who waits for the control thread now waits in vain.
+    drop(messages);
+    let ended = ended.map(drop);
     api.stop();
     ended.and(shut)
+}
+
+/// The attachments of a store. Without one the daemon forwards all the same.
+fn attachments(store: &Path, vhost: PathBuf, handle: &Handle) -> Attachments {
+    let ground = Box::new(HostGround::new(handle.clone(), vhost));
+    let manager = FileStore::open(store).and_then(|store| Manager::open(Box::new(store), ground));
+    manager.map(Arc::new).map_err(|error| {
+        tracing::warn!(%error, "no attachments are kept: pods can't be attached");
+        error.to_string()
+    })
 }
 
 /// The cores on which this process may run.

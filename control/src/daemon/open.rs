@@ -9,18 +9,21 @@
 //! What [`Opener::open`] leaves behind when it fails is what it found. An error says whether waiting helps
 //! ([`OpenError::Wait`]) or somebody has to do something.
 
+mod error;
+
+pub(super) use error::OpenError;
+
 use std::num::NonZeroU64;
 use std::path::Path;
 
 use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Steering as Wish};
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
-    AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngError,
-    PcapngPort, QueueConfig, Steering, UmemError, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError,
-    memory_port,
+    AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngPort,
+    QueueConfig, Steering, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
 };
 
-use super::groups::{GroupError, Groups, Need, Place};
+use super::groups::{Groups, Need, Place};
 use super::need::{Found, need};
 use super::vhost::Guest;
 use crate::host::links::{Link, LinkState};
@@ -28,7 +31,7 @@ use crate::host::napi::NapiKnobs;
 use crate::host::promisc::Promiscuous;
 use crate::host::restore::Changes;
 use crate::host::tap::Tap;
-use crate::host::{Host, HostError, offload, program};
+use crate::host::{Host, offload};
 
 /// SO_BUSY_POLL: for AF_XDP every poll is one pass, whatever the value.
 const BUSY_POLL_MICROS: u32 = 20;
@@ -36,93 +39,6 @@ const BUSY_POLL_MICROS: u32 = 20;
 const BUSY_POLL_BUDGET: u32 = 64;
 /// Frames between the daemon and a memory port.
 const MEMORY_RING: usize = 1024;
-
-/// Why a port does not open.
-#[derive(Debug)]
-pub(super) enum OpenError {
-    /// It will when the host changes; nobody has to do anything here.
-    Wait(String),
-    /// It is tried again by and by, but does not look as if it would get better by itself.
-    Fatal(String),
-}
-
-impl OpenError {
-    /// The text for people.
-    pub(super) fn reason(&self) -> &str {
-        match self {
-            Self::Wait(reason) | Self::Fatal(reason) => reason,
-        }
-    }
-}
-
-impl From<HostError> for OpenError {
-    fn from(error: HostError) -> Self {
-        match &error {
-            HostError::NoInterface(name) => {
-                Self::Wait(format!("interface {name} does not exist; waiting for it"))
-            }
-            HostError::Kernel { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
-                Self::Wait(error.to_string())
-            }
-            HostError::NoAnswer { .. } => Self::Wait(error.to_string()),
-            _ => Self::Fatal(error.to_string()),
-        }
-    }
-}
-
-impl From<XskError> for OpenError {
-    fn from(error: XskError) -> Self {
-        match (&error, error.errno()) {
-            (XskError::NoInterface { name }, _) => {
-                Self::Wait(format!("interface {name} does not exist; waiting for it"))
-            }
-            (_, Some(libc::ENODEV | libc::ENETDOWN | libc::ENXIO)) => Self::Wait(error.to_string()),
-            _ => Self::Fatal(error.to_string()),
-        }
-    }
-}
-
-impl From<XdpError> for OpenError {
-    fn from(error: XdpError) -> Self {
-        match &error {
-            // Ours, while nobody holds the interface's lock: of a daemon that is just ending, or that keeps its
-            // locks elsewhere.
-            XdpError::Foreign { program, interface } if program.name == program::OURS => {
-                let id = program.id;
-                match program::holder(id) {
-                    None => Self::Wait(format!(
-                        "{interface} still carries the XDP program (id {id}) of a clearway that has just ended, or that cannot be seen from here (another container?); waiting for it to go"
-                    )),
-                    Some(holder) => Self::Fatal(format!(
-                        "interface {interface} carries the XDP program (id {id}) of another clearway ({holder}), which has another --state-dir: stop that one, or give each its own interfaces"
-                    )),
-                }
-            }
-            XdpError::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
-                Self::Wait(error.to_string())
-            }
-            _ => Self::Fatal(error.to_string()),
-        }
-    }
-}
-
-impl From<GroupError> for OpenError {
-    fn from(error: GroupError) -> Self {
-        Self::Fatal(error.to_string())
-    }
-}
-
-impl From<UmemError> for OpenError {
-    fn from(error: UmemError) -> Self {
-        Self::Fatal(error.to_string())
-    }
-}
-
-impl From<PcapngError> for OpenError {
-    fn from(error: PcapngError) -> Self {
-        Self::Fatal(error.to_string())
-    }
-}
 
 /// A port that is open. Its queues are the engine's once they were added.
 pub(super) struct Open {
@@ -538,9 +454,14 @@ impl Opener<'_> {
         let Some(umem) = umem else {
             return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
         };
+        let waits = clearway_io::calls_never_wait().err();
+        let warnings = waits.map(|why| {
+            format!("a front-end that means harm can make its worker wait, since calls are writes to its eventfd: {why}")
+        });
         match Guest::new(port, umem, self.state_dir) {
             Ok(guest) => Ok(Open {
                 queues: Vec::new(),
+                warnings: warnings.into_iter().collect(),
                 guest: Some(guest),
                 ..plain(Some(place))
             }),

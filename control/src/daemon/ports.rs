@@ -115,15 +115,15 @@ impl Control {
     /// Tries the ports that are down and due once more.
     pub(super) fn retry_ports(&mut self, now: Instant) {
         let is_due = |entry: &Entry| entry.retry_at().is_some_and(|at| at <= now);
-        let due: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, entry)| is_due(entry))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in due {
+        for name in self.names(is_due) {
             self.retry(&name);
         }
+    }
+
+    /// The names of these ports.
+    pub(super) fn names(&self, which: impl Fn(&Entry) -> bool) -> Vec<Name> {
+        let these = self.ports.iter().filter(|(_, entry)| which(entry));
+        these.map(|(name, _)| name.clone()).collect()
     }
 
     /// Closes an open port that does not work any more; it is tried again by and by.
@@ -189,6 +189,7 @@ impl Control {
                 self.install(name, &port, open, ours);
                 self.republish();
                 self.plug(name);
+                self.announce([name]);
                 // The next hops of tunnels may lead through it.
                 self.underlay_news();
             }
@@ -225,7 +226,7 @@ impl Control {
         }
     }
 
-    /// Has workers poll a port that was installed.
+    /// Has workers poll a port that was installed; it is not up before it was announced.
     pub(super) fn plug(&mut self, name: &Name) {
         let Some(entry) = self.ports.get_mut(name) else {
             return;
@@ -247,10 +248,26 @@ impl Control {
         {
             tracing::error!(port = %name, %error, "its guests are not served: its thread could not be started");
         }
-        let mode = open.mode.unwrap_or("-");
-        tracing::info!(port = %name, mode, queues = ?open.queues, workers = ?entry.workers.iter().map(|w| w.0).collect::<Vec<_>>(), "up");
-        for warning in &open.warnings {
-            tracing::warn!(port = %name, "{warning}");
+    }
+
+    /// Waits until every worker knows the ports that were plugged, and says that they are up.
+    pub(super) fn announce<'a>(&mut self, names: impl IntoIterator<Item = &'a Name>) {
+        if let Err(error) = self.engine.wait_applied() {
+            tracing::error!(%error, "ports that are new");
+        }
+        for name in names {
+            let Some((entry, open)) = self
+                .ports
+                .get(name)
+                .and_then(|entry| Some((entry, entry.opened()?)))
+            else {
+                continue;
+            };
+            let mode = open.mode.unwrap_or("-");
+            tracing::info!(port = %name, mode, queues = ?open.queues, workers = ?entry.workers.iter().map(|w| w.0).collect::<Vec<_>>(), "up");
+            for warning in &open.warnings {
+                tracing::warn!(port = %name, "{warning}");
+            }
         }
     }
 

@@ -31,7 +31,7 @@ const ARPHRD_ETHER: u16 = 1;
 pub(super) const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 /// `RTEXT_FILTER_SKIP_STATS`: counters would make up most of a listing.
-const SKIP_STATS: u32 = 1 << 3;
+pub(super) const SKIP_STATS: u32 = 1 << 3;
 /// `IFLA_*`.
 pub(super) const ADDRESS: u16 = 1;
 pub(super) const IFNAME: u16 = 3;
@@ -40,16 +40,17 @@ const LINK: u16 = 5;
 const MASTER: u16 = 10;
 const OPERSTATE: u16 = 16;
 pub(super) const LINKINFO: u16 = 18;
-const EXT_MASK: u16 = 29;
+pub(super) const EXT_MASK: u16 = 29;
 const PROMISCUITY: u16 = 30;
-const NUM_TX_QUEUES: u16 = 31;
-const NUM_RX_QUEUES: u16 = 32;
+pub(super) const NUM_TX_QUEUES: u16 = 31;
+pub(super) const NUM_RX_QUEUES: u16 = 32;
 const LINK_NETNSID: u16 = 37;
 const XDP: u16 = 43;
 const PARENT_DEV_NAME: u16 = 56;
 const PARENT_DEV_BUS_NAME: u16 = 57;
-/// `IFLA_INFO_KIND`.
-const INFO_KIND: u16 = 1;
+/// `IFLA_INFO_KIND`, `IFLA_INFO_DATA`.
+pub(super) const INFO_KIND: u16 = 1;
+pub(super) const INFO_DATA: u16 = 2;
 /// `IFLA_XDP_*`.
 const XDP_ATTACHED: u16 = 2;
 const XDP_PROG_ID: u16 = 4;
@@ -273,10 +274,20 @@ fn parse_xdp(attrs: Attrs<'_>) -> Vec<XdpProgram> {
     programs
 }
 
-fn request(kind: u16, flags: u16, ifindex: u32) -> Message {
+pub(super) fn request(kind: u16, flags: u16, ifindex: u32) -> Message {
     let mut fixed = [0; IFINFO_LEN];
     fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     Message::new(kind, flags, &fixed)
+}
+
+/// Sets these flags of an interface and no others.
+pub(super) fn flags_request(ifindex: IfIndex, flags: u32) -> Message {
+    let mut fixed = [0; IFINFO_LEN];
+    fixed[4..8].copy_from_slice(&ifindex.0.to_ne_bytes());
+    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
+    // Which of the flags are meant.
+    fixed[12..16].copy_from_slice(&flags.to_ne_bytes());
+    Message::new(RTM_NEWLINK, 0, &fixed)
 }
 
 pub(super) fn list(rtnl: &mut Netlink) -> Result<Vec<Link>, HostError> {
@@ -294,6 +305,26 @@ pub(super) fn get(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<Option<Link>, 
         Ok(replies) => Ok(replies.iter().find_map(Link::parse)),
         Err(refusal) if refusal.is(nix::errno::Errno::ENODEV) => Ok(None),
         Err(refusal) => Err(refusal.during(format!("looking up interface {ifindex}"))),
+    }
+}
+
+/// What the kernel says of the interface of this name, if there is one.
+pub(super) fn by_name(rtnl: &mut Netlink, name: &str) -> Result<Option<Reply>, HostError> {
+    use nix::errno::Errno;
+    let message = request(RTM_GETLINK, 0, 0)
+        .attr(EXT_MASK, &SKIP_STATS.to_ne_bytes())
+        .text(IFNAME, name);
+    match rtnl.transact(message) {
+        Ok(replies) => Ok(replies.into_iter().next()),
+        // EINVAL and ERANGE: no interface can have such a name.
+        Err(refusal)
+            if [Errno::ENODEV, Errno::EINVAL, Errno::ERANGE]
+                .into_iter()
+                .any(|errno| refusal.is(errno)) =>
+        {
+            Ok(None)
+        }
+        Err(refusal) => Err(refusal.during(format!("looking up interface {name}"))),
     }
 }
 
@@ -316,27 +347,9 @@ impl Host {
 
     /// The interface of this name.
     pub(crate) fn link(&mut self, name: &str) -> Result<Link, HostError> {
-        let message = request(RTM_GETLINK, 0, 0)
-            .attr(EXT_MASK, &SKIP_STATS.to_ne_bytes())
-            .text(IFNAME, name);
-        let replies = self.rtnl.transact(message).map_err(|refusal| {
-            // EINVAL and ERANGE: no interface can have such a name.
-            if [
-                nix::errno::Errno::ENODEV,
-                nix::errno::Errno::EINVAL,
-                nix::errno::Errno::ERANGE,
-            ]
-            .into_iter()
-            .any(|errno| refusal.is(errno))
-            {
-                HostError::NoInterface(name.to_owned())
-            } else {
-                refusal.during(format!("looking up interface {name}"))
-            }
-        })?;
-        replies
-            .iter()
-            .find_map(Link::parse)
+        by_name(&mut self.rtnl, name)?
+            .as_ref()
+            .and_then(Link::parse)
             .ok_or_else(|| HostError::NoInterface(name.to_owned()))
     }
 

@@ -7,6 +7,7 @@
 //!              │ offload  tags and checksums back into the frame      │    sysfs (our own)
 //!              │ napi, promisc  knobs of busy polling and reception   │
 //!              │ tap      TAPs made, found and followed               │
+//!              │ pod      what is done to and in a pod's namespace    │
 //!              │ restore  the journal that gives all of it back       │
 //!              └ facts, doctor  what this host can do, and what to do ┘
 //! ```
@@ -18,6 +19,7 @@
 //! Left to the caller: to run all of this on control's threads, never on a worker (every call here is a system
 //! call that may wait for the kernel's RTNL lock), and to use a `Host` from one thread at a time.
 
+pub(crate) mod accounts;
 pub(crate) mod doctor;
 pub(crate) mod ethtool;
 pub(crate) mod facts;
@@ -28,6 +30,15 @@ pub(crate) mod netdev;
 mod netlink;
 pub(crate) mod netns;
 pub(crate) mod offload;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "attachments, which make and mind pods' interfaces, are being built on it"
+    )
+)]
+pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod promisc;
 pub(crate) mod restore;

@@ -22,6 +22,12 @@ use super::HostError;
 const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`: every request asks for one, so that every exchange has a definite end.
 const ACK: u16 = 0x4;
+/// `NLM_F_ECHO`: what the request has made comes back before the acknowledgement (of links: since Linux 6.2).
+pub(super) const ECHO: u16 = 0x8;
+/// `NLM_F_REPLACE`.
+pub(super) const REPLACE: u16 = 0x100;
+/// `NLM_F_EXCL`.
+pub(super) const EXCL: u16 = 0x200;
 /// `NLM_F_DUMP`.
 pub(super) const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE`.
@@ -89,6 +95,13 @@ impl Message {
         let len = u16::try_from(filled.bytes.len() - start).unwrap_or(u16::MAX);
         filled.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
         filled
+    }
+
+    /// Appends bytes that are no attribute: the fixed part of what is inside an attribute.
+    pub(super) fn fixed(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self
     }
 
     fn flags(&self) -> u16 {
@@ -261,6 +274,8 @@ impl From<io::Error> for Refusal {
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// The most messages that an answer may have.
+    limit: usize,
 }
 
 impl Netlink {
@@ -277,7 +292,18 @@ impl Netlink {
         Ok(Self {
             socket: open().map_err(HostError::Socket)?,
             sequence: 0,
+            limit: usize::MAX,
         })
+    }
+
+    /// For a namespace that others fill: the kernel lists only what is asked for (`NETLINK_GET_STRICT_CHK`), and more
+    /// than `limit` entries are an error, after which the socket is of no more use.
+    pub(super) fn guarded(mut self, limit: usize) -> Result<Self, HostError> {
+        self.socket
+            .set_netlink_get_strict_chk(true)
+            .map_err(HostError::Socket)?;
+        self.limit = limit;
+        Ok(self)
     }
 
     /// Sends a request and returns what the kernel answers, up to its acknowledgement or the end of the list.
@@ -310,6 +336,10 @@ impl Netlink {
                     NLMSG_DONE | NLMSG_ERROR => {
                         finish(raw)?;
                         return Ok((replies, interrupted));
+                    }
+                    _ if replies.len() == self.limit => {
+                        let text = format!("there are more than {} entries", self.limit);
+                        return Err(io::Error::other(text).into());
                     }
                     kind => replies.push(Reply {
                         kind,

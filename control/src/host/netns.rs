@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,6 +16,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 
 use super::netlink::Message;
+use super::pod::{PodError, PodNetns};
 use super::{Host, HostError};
 
 const RTM_GETNSID: u16 = 90;
@@ -36,9 +37,15 @@ pub(super) struct Known {
     inodes: BTreeSet<u64>,
 }
 
-#[cfg(test)]
 impl Known {
+    /// Takes down where a pod's namespace is, which we know by this number.
+    pub(super) fn remember(&mut self, netnsid: i32, pod: &PodNetns) {
+        self.paths.insert(netnsid, pod.path().to_owned());
+        self.inodes.insert(pod.inode().0);
+    }
+
     /// How many namespaces are known.
+    #[cfg(test)]
     pub(super) fn learnt(&self) -> usize {
         self.paths.len()
     }
@@ -57,6 +64,11 @@ impl Netns {
             file: File::open(path)?,
             path: path.to_owned(),
         })
+    }
+
+    /// Which one it is.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        self.file.metadata().map(|file| file.ino())
     }
 
     /// Runs `work` on a thread of its own that is in this namespace and ends with it, so that no other thread is
@@ -84,7 +96,23 @@ impl Netns {
     }
 }
 
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl Host {
+    /// Remembers where the namespace of a pod is, if one of our interfaces has its peer there: then it need not be searched
+    /// for among those of all processes. For pods of an earlier run of ours; [`Host::create_veth`] does it by itself.
+    pub(crate) fn remember_netns(&mut self, pod: &PodNetns) -> Result<(), PodError> {
+        let netns = pod.netns()?;
+        if let Some(netnsid) = self.netnsid_of(&netns)? {
+            self.namespaces.remember(netnsid, pod);
+        }
+        Ok(())
+    }
+
     /// The namespace that ours knows by this number; `None` if no file of it can be found or opened.
     pub(crate) fn find_netns(&mut self, netnsid: i32) -> Result<Option<Netns>, HostError> {
         if let Some(netns) = self.known_netns(netnsid)? {

@@ -19,27 +19,27 @@ use super::links::{IfIndex, Link};
 use super::netlink::{Attrs, CREATE, DUMP, Message, Refusal, Reply, family, ip_bytes, parse_ip};
 use super::{Host, HostError};
 
-const RTM_GETADDR: u16 = 22;
-const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_GETADDR: u16 = 22;
+pub(super) const RTM_GETROUTE: u16 = 26;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 /// `struct rtmsg`, `struct ndmsg`, `struct ifaddrmsg`.
 pub(super) const RTMSG_LEN: usize = 12;
 pub(super) const NDMSG_LEN: usize = 12;
-const IFADDR_LEN: usize = 8;
+pub(super) const IFADDR_LEN: usize = 8;
 /// `RTA_*`.
 pub(super) const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_METRICS: u16 = 8;
-const RTA_VIA: u16 = 18;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_METRICS: u16 = 8;
+pub(super) const RTA_VIA: u16 = 18;
 const RTA_IP_PROTO: u16 = 27;
 const RTA_DPORT: u16 = 29;
 /// `RTAX_MTU`.
-const RTAX_MTU: u16 = 2;
+pub(super) const RTAX_MTU: u16 = 2;
 /// `RTN_*`.
-const RTN_UNICAST: u8 = 1;
+pub(super) const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
@@ -49,8 +49,8 @@ const NDA_LLADDR: u16 = 2;
 /// `NTF_USE`: behave as if a packet had been sent to it.
 const NTF_USE: u8 = 1;
 /// `IFA_*`.
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
 const IPPROTO_UDP: u8 = 17;
 
 /// A tunnel's end points, as the underlay sees them.
@@ -416,7 +416,7 @@ fn parse_route(reply: &Reply) -> Result<Route, Unresolved> {
 }
 
 /// `struct rtvia`: a gateway of the other address family (RFC 8950).
-fn via(attrs: Attrs<'_>) -> Option<IpAddr> {
+pub(super) fn via(attrs: Attrs<'_>) -> Option<IpAddr> {
     parse_ip(attrs.get(RTA_VIA)?.get(2..)?)
 }
 

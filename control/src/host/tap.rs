@@ -14,13 +14,11 @@ use clearway_wire::MacAddr;
 
 use super::HostError;
 use super::links::{
-    ADDRESS, IFF_UP, IFINFO_LEN, IFNAME, IfIndex, LINKINFO, Link, LinkState, MTU, RTM_GETLINK, RTM_NEWLINK,
+    ADDRESS, IFF_UP, IFINFO_LEN, INFO_DATA, IfIndex, LINKINFO, Link, LinkState, MTU, by_name, flags_request,
 };
-use super::netlink::{Message, Netlink, Reply};
+use super::netlink::Netlink;
 use super::netns::Netns;
 
-/// `IFLA_INFO_DATA`.
-const INFO_DATA: u16 = 2;
 /// `IFLA_TUN_NUM_QUEUES`: only of one with several.
 const TUN_QUEUES: u16 = 8;
 
@@ -203,29 +201,12 @@ fn open_here(wanted: &Wanted, netns: Option<Place>) -> Result<(TapDevice, Tap), 
     Ok((device, tap))
 }
 
-fn request(kind: u16, ifindex: IfIndex, flags: u32) -> Message {
-    let mut fixed = [0; IFINFO_LEN];
-    fixed[4..8].copy_from_slice(&ifindex.0.to_ne_bytes());
-    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
-    // Which of the flags are meant.
-    fixed[12..16].copy_from_slice(&flags.to_ne_bytes());
-    Message::new(kind, 0, &fixed)
-}
-
-fn by_name(rtnl: &mut Netlink, name: &str) -> Result<Option<Reply>, HostError> {
-    match rtnl.transact(request(RTM_GETLINK, IfIndex(0), 0).text(IFNAME, name)) {
-        Ok(replies) => Ok(replies.into_iter().next()),
-        Err(refusal) if refusal.is(nix::errno::Errno::ENODEV) => Ok(None),
-        Err(refusal) => Err(refusal.during(format!("looking up interface {name}"))),
-    }
-}
-
 fn by_index(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<Option<Link>, HostError> {
     super::links::get(rtnl, ifindex)
 }
 
 fn up(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<(), HostError> {
-    let answer = rtnl.transact(request(RTM_NEWLINK, ifindex, IFF_UP));
+    let answer = rtnl.transact(flags_request(ifindex, IFF_UP));
     answer
         .map(drop)
         .map_err(|refusal| refusal.during(format!("setting interface {ifindex} up")))
@@ -240,11 +221,11 @@ fn set(
 ) -> Result<(), HostError> {
     let name = &state.name;
     if let Some(mac) = mac.filter(|mac| state.mac != Some(*mac)) {
-        rtnl.transact(request(RTM_NEWLINK, state.ifindex, 0).attr(ADDRESS, &mac.0))
+        rtnl.transact(flags_request(state.ifindex, 0).attr(ADDRESS, &mac.0))
             .map_err(|refusal| refusal.during(format!("giving the TAP {name} the MAC {mac}")))?;
     }
     if let Some(mtu) = mtu.filter(|mtu| state.mtu != *mtu) {
-        rtnl.transact(request(RTM_NEWLINK, state.ifindex, 0).attr(MTU, &mtu.to_ne_bytes()))
+        rtnl.transact(flags_request(state.ifindex, 0).attr(MTU, &mtu.to_ne_bytes()))
             .map_err(|refusal| refusal.during(format!("giving the TAP {name} the MTU {mtu}")))?;
     }
     Ok(())

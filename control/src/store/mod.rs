@@ -20,7 +20,6 @@
 //!
 //! Left to the caller: what the values mean, and to call it from one thread. A commit takes some 50 µs, one with a
 //! configuration some milliseconds more (it waits for the disk): control's threads may call it, workers must not.
-#![expect(dead_code, reason = "the daemon does not use it yet")]
 
 mod backend;
 mod file;
@@ -38,10 +37,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::host::program::Holder;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the daemon does not use it yet"))]
 pub(crate) use file::FileStore;
 #[cfg(test)]
 pub(crate) use memory::{Fault, MemoryStore};
+
+/// Where it is kept when nobody says otherwise.
+pub(crate) const STORE: &str = "/var/lib/clearway/store.redb";
 
 /// Where records are kept.
 pub(crate) trait Store: Send {
@@ -132,6 +133,28 @@ pub(crate) struct Record {
     pub(crate) value: serde_json::Value,
 }
 
+impl Record {
+    /// One with a value of our own. Values are structs with names for keys, which JSON always takes.
+    pub(crate) fn new(kind: ObjectKind, key: String, owner: Owner, generation: u64, value: &impl Serialize) -> Self {
+        Self {
+            kind,
+            key,
+            owner,
+            generation,
+            value: serde_json::to_value(value).unwrap_or_default(),
+        }
+    }
+
+    /// Its value.
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_value(self.value.clone()).map_err(|error| StoreError::Value {
+            kind: self.kind,
+            key: self.key.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
 /// One change of a commit.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
@@ -210,6 +233,16 @@ pub(crate) enum StoreError {
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A record that is not what this version makes of it.
+    #[error("the store's {kind} {key} can't be read: {reason}; it was written by another version of clearway: start that one again, or move the store away")]
+    Value {
+        /// What it is about.
+        kind: ObjectKind,
+        /// Which of this kind.
+        key: String,
         /// What does not fit.
         reason: String,
     },

@@ -1,16 +1,18 @@
 //! Control's handle to the workers: starts them, gives them ports and tables, takes back what they no longer
 //! need. Never called from a worker's thread.
 
+mod aging;
+
 use crate::counters::Ledger;
 use crate::message::{Command, Event};
 use crate::worker::{Handed, Parts, PeerLink, Worker, WorkerStatus};
-use crate::{Dest, Fdb, FdbEntry, FdbKey, Idle, PortCounters, PortId, Reaper, Snapshot, WorkerId};
+use crate::{Fdb, Idle, PortCounters, PortId, Reaper, Snapshot, WorkerId};
 use clearway_io::{AnyPort, RegionId, Umem};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -132,6 +134,8 @@ pub struct QueueHome {
 struct Handle {
     core: Option<usize>,
     commands: Producer<Command>,
+    /// Commands that were put there.
+    sent: u64,
     events: Consumer<Event>,
     status: Arc<WorkerStatus>,
     /// Drops that belong to no port of the worker.
@@ -230,6 +234,7 @@ impl Engine {
             handles.push(Handle {
                 core: config.cores[w],
                 commands,
+                sent: 0,
                 events,
                 status: status.clone(),
                 counters,
@@ -267,6 +272,7 @@ impl Engine {
         loop {
             match handle.commands.push(command) {
                 Ok(()) => {
+                    handle.sent += 1;
                     handle.status.wake();
                     return Ok(());
                 }
@@ -416,19 +422,20 @@ impl Engine {
             .unwrap_or(0)
     }
 
-    /// Waits until every worker uses the tables published last: what they replace is then out of use.
+    /// Waits until every worker has done all that it was told: uses the tables published last, so that what they replace
+    /// is out of use, and polls, and sends to, the queues that were added.
     ///
     /// # Errors
     /// [`EngineError::Stuck`].
     pub fn wait_applied(&mut self) -> Result<(), EngineError> {
-        let (deadline, epoch) = (Instant::now() + PATIENCE, self.snapshot.epoch);
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let late = |w: &Handle| w.status.epoch.load(Ordering::Acquire) < epoch;
+            let late = |w: &Handle| w.status.applied.load(Ordering::Acquire) < w.sent;
             let Some(worker) = self.workers.iter().position(late) else {
                 return Ok(());
             };
             if Instant::now() > deadline {
-                return Err(stuck(worker as u8, "take new tables"));
+                return Err(stuck(worker as u8, "do what it was told"));
             }
             self.collect();
             std::thread::sleep(Duration::from_micros(20));
@@ -511,65 +518,6 @@ impl Engine {
         self.workers.iter().enumerate().map(report).collect()
     }
 
-    /// The forwarding database.
-    #[must_use]
-    pub fn fdb(&self) -> &Fdb {
-        &self.fdb
-    }
-
-    /// The engine's clock in seconds, as FDB entries carry it.
-    #[must_use]
-    pub fn now_s(&self) -> u16 {
-        self.started.elapsed().as_secs() as u16
-    }
-
-    /// Whether an entry's place is still what it was when the entry was made.
-    #[must_use]
-    pub fn is_current(&self, key: FdbKey, entry: &FdbEntry) -> bool {
-        is_current(&self.snapshot, key, entry)
-    }
-
-    /// Forgets addresses that were not seen for their domain's aging time or whose place is gone, and makes
-    /// room. Call it once a second.
-    pub fn age(&mut self) {
-        // Until every worker began a new turn, one may still look at a slot that lost its key. (One that sleeps
-        // wakes more often than we are called.)
-        if self.workers.iter().all(|w| w.status.grace.passed(self.sweeps)) {
-            self.reaper.clear(&self.fdb);
-        }
-        let (snapshot, now) = (self.snapshot.clone(), self.now_s());
-        let mut per_port: HashMap<PortId, u32> = HashMap::new();
-        self.reaper.sweep(&self.fdb, |key, entry| {
-            if entry.is_static {
-                return true;
-            }
-            let Some(domain) = snapshot.domain(key.bd()) else {
-                return false;
-            };
-            let unseen = now.wrapping_sub(entry.seen);
-            // A worker's clock may be a second ahead of ours.
-            let fresh = domain.aging == 0 || unseen <= domain.aging || unseen > u16::MAX - 2;
-            let keep = fresh && is_current(&snapshot, key, entry);
-            let port = match entry.dest {
-                Dest::Member(id) => domain.member(id).map(|member| member.port),
-                Dest::Tunnel(id) => snapshot.tunnel(id).map(|tunnel| tunnel.port),
-            };
-            if let (true, Some(port)) = (keep, port) {
-                *per_port.entry(port).or_default() += 1;
-            }
-            keep
-        });
-        for (index, conf) in snapshot.ports.iter().enumerate() {
-            let Some(conf) = conf else { continue };
-            let n = per_port.get(&PortId(index as u16)).copied().unwrap_or(0);
-            store_if_changed(&conf.entries, n);
-        }
-        self.sweeps += 1;
-        for worker in &self.workers {
-            worker.status.grace.ask(self.sweeps);
-        }
-    }
-
     /// Stops all workers; gives back the queues that they had.
     ///
     /// # Errors
@@ -623,23 +571,6 @@ fn stuck(worker: u8, what: &'static str) -> EngineError {
     }
 }
 
-fn store_if_changed(counter: &AtomicU32, n: u32) {
-    if counter.load(Ordering::Relaxed) != n {
-        counter.store(n, Ordering::Relaxed);
-    }
-}
-
-fn is_current(snapshot: &Snapshot, key: FdbKey, entry: &FdbEntry) -> bool {
-    let generation = match entry.dest {
-        Dest::Member(id) => snapshot
-            .domain(key.bd())
-            .and_then(|d| d.member(id))
-            .map(|m| m.generation),
-        Dest::Tunnel(id) => snapshot.tunnel(id).map(|t| t.generation),
-    };
-    generation.is_some_and(|g| g & crate::fdb::GENERATION_MASK == entry.generation)
-}
-
 /// The queues between every two workers.
 fn links(statuses: &[Arc<WorkerStatus>]) -> Vec<Vec<Option<PeerLink>>> {
     let n = statuses.len();
@@ -667,22 +598,4 @@ fn links(statuses: &[Arc<WorkerStatus>]) -> Vec<Vec<Option<PeerLink>>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_engine_that_is_dropped_leaves_no_worker_behind() {
-        for idle in [crate::Idle::Adaptive, crate::Idle::Spin] {
-            let engine = Engine::start(&EngineConfig {
-                cores: vec![None; 4],
-                idle,
-                fdb_capacity: 1024,
-                fdb_seed: 1,
-            })
-            .expect("descriptors and threads");
-            let workers: Vec<_> = engine.workers.iter().map(|w| Arc::downgrade(&w.status)).collect();
-            drop(engine);
-            assert!(workers.iter().all(|worker| worker.upgrade().is_none()));
-        }
-    }
-}
+mod tests;

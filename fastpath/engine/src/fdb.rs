@@ -24,9 +24,12 @@
 //! the threads may do to one another.
 
 mod reaper;
+mod value;
 
 pub(crate) use reaper::Grace;
 pub use reaper::Reaper;
+pub use value::FdbEntry;
+pub(crate) use value::{GENERATION_MASK, Value};
 
 use crate::ids::PackedDest;
 use crate::{BdId, Dest};
@@ -80,19 +83,6 @@ impl FdbKey {
     }
 }
 
-/// What the table says of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FdbEntry {
-    /// Where it is.
-    pub dest: Dest,
-    /// Generation of that member or tunnel when it was learned: an entry of an older one is void.
-    pub generation: u16,
-    /// Configured, not learned: never ages, never moves.
-    pub is_static: bool,
-    /// Engine second (16 bits, wrapping) when it was last seen as a source.
-    pub seen: u16,
-}
-
 const SLOTS: usize = 4;
 /// Lines that a key may be in, from its own on.
 const PROBE: usize = if MODEL { 1 } else { 8 };
@@ -101,98 +91,10 @@ const DOMAINS: usize = if MODEL { 4 } else { 1 << 16 };
 /// A model tries every order of the threads' steps: one line shows all that can happen between keys.
 const MODEL: bool = cfg!(feature = "loom");
 
-const LIVE: u64 = 1 << 63;
-const STATIC: u64 = 1 << 62;
-const DEST_SHIFT: u32 = 45;
-const GENERATION_SHIFT: u32 = 36;
-/// Generations are compared in these bits.
-pub(crate) const GENERATION_MASK: u16 = 0x1ff;
-const MOVES_SHIFT: u32 = 32;
-const WINDOW_SHIFT: u32 = 16;
 /// Value of a slot that is being freed: nobody revives it.
 const TOMB: u64 = 1;
 /// Key of a slot that is being freed: nobody looks for it, since no domain has the number 0.
 const GONE: u64 = 1;
-
-/// What a slot says of its key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Value(u64);
-
-impl Value {
-    fn new(entry: FdbEntry) -> Self {
-        Self(
-            LIVE | if entry.is_static { STATIC } else { 0 }
-                | u64::from(PackedDest::from(entry.dest).0) << DEST_SHIFT
-                | u64::from(entry.generation & GENERATION_MASK) << GENERATION_SHIFT
-                | u64::from(entry.seen),
-        )
-    }
-
-    #[inline(always)]
-    fn live(self) -> bool {
-        self.0 & LIVE != 0
-    }
-
-    #[inline(always)]
-    fn is_static(self) -> bool {
-        self.0 & STATIC != 0
-    }
-
-    #[inline(always)]
-    fn seen(self) -> u16 {
-        self.0 as u16
-    }
-
-    #[inline(always)]
-    pub(crate) fn dest(self) -> PackedDest {
-        PackedDest((self.0 >> DEST_SHIFT) as u32 & 0x1_ffff)
-    }
-
-    #[inline(always)]
-    pub(crate) fn generation(self) -> u16 {
-        (self.0 >> GENERATION_SHIFT) as u16 & GENERATION_MASK
-    }
-
-    fn entry(self) -> FdbEntry {
-        FdbEntry {
-            dest: self.dest().unpack(),
-            generation: self.generation(),
-            is_static: self.is_static(),
-            seen: self.seen(),
-        }
-    }
-
-    /// Whether both are live, of the same place and seen in the same second: nothing to write.
-    #[inline(always)]
-    fn is_as(self, other: Self) -> bool {
-        const OTHERS: u64 = STATIC | 0xf << MOVES_SHIFT | 0xffff << WINDOW_SHIFT;
-        (self.0 ^ other.0) & !OTHERS == 0
-    }
-
-    /// Destination and generation: what a move changes.
-    #[inline(always)]
-    fn place(self) -> u64 {
-        (self.0 >> GENERATION_SHIFT) & 0x3ff_ffff
-    }
-
-    #[inline(always)]
-    fn with_seen(self, now: u16) -> Self {
-        Self(self.0 & !0xffff | u64::from(now))
-    }
-
-    fn moves(self) -> u8 {
-        (self.0 >> MOVES_SHIFT) as u8 & 0xf
-    }
-
-    fn window(self) -> u16 {
-        (self.0 >> WINDOW_SHIFT) as u16
-    }
-
-    fn with_moves(self, moves: u8, window: u16) -> Self {
-        let cleared = self.0 & !(0xf << MOVES_SHIFT | 0xffff << WINDOW_SHIFT);
-        Self(cleared | u64::from(moves.min(HELD)) << MOVES_SHIFT | u64::from(window) << WINDOW_SHIFT)
-    }
-}
 
 #[derive(Default)]
 struct Slot {

@@ -20,6 +20,13 @@ use clearway_wire::{EtherType, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, ipv
 /// Most bytes before the payload: more than any sender puts there, less than the first chunk of a frame holds.
 const MOST_BEFORE: usize = 512;
 
+/// Most pieces of a frame. A guest names their size, and nothing in virtio (1.2 §5.1.6.2) keeps it from naming one byte: then
+/// one buffer would be 64,000 frames for whoever sends them. Linux's senders make no more than 128 datagrams of a
+/// packet (`UDP_MAX_SEGMENTS`), and of TCP at most 131 segments where the path's MTU is the smallest that it believes (552)
+/// and 268 where its peer advertises the least that Linux does (`min_adv_mss`, 256); some NICs stop at 100 (`gso_max_segs`).
+/// The kernel itself has no bound but a segment of 8 bytes (`TCP_MIN_GSO_SIZE`) for its own sockets, and Open vSwitch none.
+pub(crate) const MOST_PIECES: usize = 512;
+
 /// Bytes of an IPv6 fragment header (RFC 8200 §4.5).
 const FRAGMENT_HEADER: usize = 8;
 

@@ -11,6 +11,7 @@
 //! (once a turn). What control wants is applied between two turns, so the world is constant during one.
 
 mod commands;
+mod idle;
 
 use crate::counters::Ledger;
 use crate::fdb::Grace;
@@ -21,6 +22,7 @@ use crate::stages::{Cx, Now, egress};
 use crate::tx::{Route, TxQueues};
 use crate::{DropReason, Fdb, PortConf, PortCounters, PortId, Snapshot, WorkerId, pipeline};
 use clearway_io::{AnyPort, BATCH, EventFd, Frame, PoolSet, Port, RegionId};
+use idle::TURNS_BETWEEN_LOOKS;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rtrb::{Consumer, Producer};
@@ -45,18 +47,6 @@ pub enum Idle {
 /// packets of a ping-pong, shorter than anything an idle core is charged for.
 pub const SPIN_BEFORE_SLEEP: Duration = Duration::from_micros(100);
 
-/// A sleeping worker wakes at least this often: for statistics of rings, and so that the FDB's slots become
-/// free.
-const LONGEST_SLEEP: Duration = Duration::from_millis(500);
-
-/// Up to this many queues all are polled every turn. With more, those with nothing to do for
-/// [`TURNS_BEFORE_PARKING`] turns are parked: watched by epoll instead. (Queues that take a system call to look at are
-/// so in any case.)
-const ALWAYS_POLLED: usize = 16;
-const TURNS_BEFORE_PARKING: u32 = 512;
-/// While it is busy, a worker asks epoll about parked queues every so many turns.
-const TURNS_BETWEEN_LOOKS: u64 = 16;
-
 const WAKE: Token = Token(usize::MAX);
 
 /// A frame on its way to the worker that has its port.
@@ -67,6 +57,8 @@ pub(crate) type Handed = (PortId, Frame);
 pub(crate) struct WorkerStatus {
     /// Epoch of the tables in use.
     pub(crate) epoch: AtomicU64,
+    /// Commands that were carried out.
+    pub(crate) applied: AtomicU64,
     /// Turns begun.
     pub(crate) turns: AtomicU64,
     /// Nanoseconds in turns that moved frames.
@@ -83,6 +75,7 @@ impl WorkerStatus {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             epoch: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             busy_ns: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
@@ -116,31 +109,6 @@ struct Queue {
     /// Registered with epoll. Only while nobody polls it: a socket with a waiter wakes it for every frame
     /// that the kernel has sent, which cost 6 % of a busy AF_XDP worker's time.
     watched: bool,
-}
-
-impl Queue {
-    /// Has epoll watch for arrivals. False: it can't.
-    fn watch(&mut self, poll: &Poll, index: usize) -> bool {
-        if !self.watched
-            && let Some(fd) = self.io.wait_fd()
-        {
-            let fd = fd.as_raw_fd();
-            let registered = poll
-                .registry()
-                .register(&mut SourceFd(&fd), Token(index), Interest::READABLE);
-            self.watched = registered.is_ok();
-        }
-        self.watched
-    }
-
-    fn unwatch(&mut self, poll: &Poll) {
-        if std::mem::take(&mut self.watched)
-            && let Some(fd) = self.io.wait_fd()
-        {
-            // It fails only for a descriptor that epoll does not know.
-            let _ = poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
-        }
-    }
 }
 
 /// The queues between two workers, from one's point of view.
@@ -199,6 +167,24 @@ pub(crate) struct Parts {
     pub(crate) peers: Vec<Option<PeerLink>>,
     pub(crate) counters: Arc<PortCounters>,
     pub(crate) started: Instant,
+}
+
+/// All that stages may use, for frames that come in with this configuration, these counters and of this region. No
+/// method, which would borrow the queues as well.
+macro_rules! cx {
+    ($worker:ident, $conf:expr, $counters:expr, $region:expr) => {
+        Cx {
+            snapshot: &$worker.snapshot,
+            fdb: &$worker.fdb,
+            pools: &mut $worker.pools,
+            tx: &mut $worker.tx,
+            ledger: &mut $worker.ledger,
+            now: $worker.now,
+            conf: $conf,
+            counters: $counters,
+            region: $region,
+        }
+    };
 }
 
 impl Worker {
@@ -348,17 +334,7 @@ impl Worker {
         queue.counters.rx_packets.add(n as u64);
         queue.counters.rx_bytes.add(bytes);
         self.ledger.received += n as u64;
-        let mut cx = Cx {
-            snapshot: &self.snapshot,
-            fdb: &self.fdb,
-            pools: &mut self.pools,
-            tx: &mut self.tx,
-            ledger: &mut self.ledger,
-            now: self.now,
-            conf: &queue.conf,
-            counters: &queue.counters,
-            region: queue.region,
-        };
+        let mut cx = cx!(self, &queue.conf, &queue.counters, queue.region);
         let number = queue.number;
         pipeline::run(&mut cx, &mut self.batch);
         self.flush(number);
@@ -380,65 +356,6 @@ impl Worker {
         self.park(index);
         self.route(port);
         self.tell(Event::Fault { port, queue, reason });
-    }
-
-    #[inline]
-    fn nothing_there(&mut self, index: usize) {
-        let many = self.queues.len() > ALWAYS_POLLED;
-        let Some(queue) = self.queues[index].as_mut() else {
-            return;
-        };
-        if queue.io.fault().is_some() && !queue.faulted {
-            return self.fault(index);
-        }
-        queue.idle_turns = queue.idle_turns.saturating_add(1);
-        if queue.idle_turns >= TURNS_BEFORE_PARKING
-            && (many || queue.io.looks_by_call())
-            && queue.watch(&self.poll, index)
-        {
-            if queue.io.arm() {
-                queue.unwatch(&self.poll);
-            } else {
-                self.park(index);
-            }
-        }
-    }
-
-    fn park(&mut self, index: usize) {
-        if let Some(queue) = self.queues[index].as_mut() {
-            queue.active = false;
-        }
-        if let Some(at) = self.active.iter().position(|i| *i == index) {
-            self.active.swap_remove(at);
-        }
-    }
-
-    fn activate(&mut self, index: usize) {
-        if let Some(Some(queue)) = self.queues.get_mut(index)
-            && !queue.active
-            && !queue.faulted
-        {
-            queue.active = true;
-            queue.idle_turns = 0;
-            queue.unwatch(&self.poll);
-            self.active.push(index);
-        }
-    }
-
-    /// Asks epoll which parked queues have something; waits for it if told so.
-    fn look_at_parked(&mut self, wait: Option<Duration>) {
-        // EINTR is as good as nothing there.
-        if self.poll.poll(&mut self.poll_events, wait).is_err() {
-            return;
-        }
-        let events = std::mem::replace(&mut self.poll_events, Events::with_capacity(0));
-        for event in &events {
-            match event.token() {
-                WAKE => self.status.wake.clear(),
-                Token(index) => self.activate(index),
-            }
-        }
-        self.poll_events = events;
     }
 
     /// Sends what waits for its ports; what they refuse is dropped, counted and freed at once. Of several queues of a port
@@ -521,17 +438,7 @@ impl Worker {
                 continue;
             };
             let mut taken = 0;
-            let mut cx = Cx {
-                snapshot: &self.snapshot,
-                fdb: &self.fdb,
-                pools: &mut self.pools,
-                tx: &mut self.tx,
-                ledger: &mut self.ledger,
-                now: self.now,
-                conf: &self.default_conf,
-                counters: &self.counters,
-                region: None,
-            };
+            let mut cx = cx!(self, &self.default_conf, &self.counters, None);
             for _ in 0..BATCH {
                 let Ok((port, frame)) = peer.from.pop() else { break };
                 taken += 1;
@@ -549,36 +456,6 @@ impl Worker {
             }
         }
         all
-    }
-
-    /// Sleeps until a frame, a command or a frame from another worker arrives: ask for the notification,
-    /// fence, look again, sleep.
-    fn sleep(&mut self) {
-        self.read_losses(usize::MAX);
-        // Release: a control that sees us asleep sees all that we did before.
-        self.status.sleeping.store(true, Ordering::Release);
-        fence(Ordering::SeqCst);
-        let mut there = !self.commands.is_empty();
-        there |= self.peers.iter().flatten().any(|peer| !peer.from.is_empty());
-        for index in 0..self.queues.len() {
-            let Some(queue) = self.queues[index].as_mut().filter(|queue| !queue.faulted) else {
-                continue;
-            };
-            // A port that can't be waited for keeps its worker awake. A parked one with something to do is polled
-            // again: arming it may have taken back the notification that it had sent.
-            if !queue.watch(&self.poll, index) || queue.io.arm() {
-                there = true;
-                self.activate(index);
-            }
-        }
-        if !there {
-            self.status.sleeps.fetch_add(1, Ordering::Relaxed);
-            self.look_at_parked(Some(LONGEST_SLEEP));
-        }
-        self.status.sleeping.store(false, Ordering::Relaxed);
-        for queue in self.queues.iter_mut().flatten().filter(|queue| queue.active) {
-            queue.unwatch(&self.poll);
-        }
     }
 
     fn tell(&mut self, event: Event) {

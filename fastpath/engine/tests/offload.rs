@@ -665,19 +665,55 @@ fn held_frames_without_a_chunk_are_counted() {
 fn a_guest_that_asks_for_thousands_of_pieces_gets_what_fits() {
     let mut bed = bed(&[NONE, NONE]);
     let (packet, payload, _) = large();
+    let pieces = packet.cut(&payload, 128);
+    let (each, frames) = (pieces.len() as u64, 10);
+    assert_eq!(each, 508);
     let before = bed.ledger();
-    bed.send_undone(
-        0,
-        &packet.undone(&payload),
-        Some(packet.offload(packet.tso(), 1)),
-        Some(200),
-    );
+    for _ in 0..frames {
+        let offload = packet.offload(packet.tso(), 128);
+        bed.send_undone(0, &packet.undone(&payload), Some(offload), Some(200));
+    }
     bed.turn();
     let sent = bed.recv(1);
-    assert_eq!(sent, packet.cut(&payload, 1)[..512]);
-    assert_eq!(since(&mut bed, &before), [1, 0, 65_000, 512, 1, 65_000 - 512]);
-    assert_eq!(bed.drops(), [("tx_full", 65_000 - 512)].into());
+    assert_eq!((&sent[..508], &sent[508..]), (&pieces[..], &pieces[..4]));
+    // The list is full within the ninth; the tenth is not cut up.
+    let dropped = 9 * each - 512 + 1;
+    assert_eq!(since(&mut bed, &before), [frames, 0, 9 * each, 512, 9, dropped]);
+    assert_eq!(bed.drops(), [("tx_full", dropped)].into());
     bed.finish();
+}
+
+/// A guest may name any size of pieces. No sender makes more than some hundreds of a packet.
+#[test]
+fn a_packet_is_cut_into_512_pieces_at_most() {
+    let (packet, payload) = (Packet::tcp(false), payload(65_000));
+    for (len, size, dropped) in [
+        (512 * 100, 100, false),
+        (512 * 100 + 1, 100, true),
+        (65_000, 1, true),
+    ] {
+        let bytes = packet.undone(&payload[..len]);
+        let offload = packet.offload(packet.tso(), size);
+        // To a port that does not cut it up, and to a guest that does, whatever comes of it.
+        for receiver in [NONE, ALL] {
+            let mut bed = bed(&[NONE, receiver]);
+            let before = bed.ledger();
+            bed.send_undone(0, &bytes, Some(offload), Some(200));
+            bed.turn();
+            if receiver == ALL {
+                assert_eq!(bed.recv_undone(1), [(bytes.clone(), Some(offload))]);
+                assert_eq!(since(&mut bed, &before), [1, 0, 0, 1, 0, 0]);
+            } else if dropped {
+                assert!(bed.recv(1).is_empty());
+                assert_eq!(since(&mut bed, &before), [1, 0, 0, 0, 0, 1]);
+                assert_eq!(bed.drops(), [("offload_too_many", 1)].into());
+            } else {
+                assert_eq!(bed.recv(1), packet.cut(&payload[..len], size.into()));
+                assert_eq!(since(&mut bed, &before), [1, 0, 512, 512, 1, 0]);
+            }
+            bed.finish();
+        }
+    }
 }
 
 /// The checksum of any protocol can be left undone: here of what a guest has put into a tunnel of its own.

@@ -7,20 +7,23 @@
 //!
 //! A frame from a guest may be *held*: its headers are in a chunk, the rest is where the guest put it, and is copied
 //! from there straight to where it goes. Such a frame lives no longer than the turn that received it, and nobody gets
-//! a reference to the part outside: the guest can change it at any time.
-//!
-//! ```text
-//!   chunk:  │offload│ headroom │▒▒ bytes() ▒▒│ … │ pieces: address, length │      the guest's memory: ▒▒▒▒▒▒ ▒▒▒▒
-//! ```
+//! a reference to the part outside: the guest can change it at any time (`frame/held.rs`).
 //!
 //! Guarantees: a frame is the only handle to its chunks, is not `Clone`, and always points inside one chunk;
 //! no method panics, whatever the length asked for. An empty frame (`Frame::default()`) owns nothing. Left to
 //! the caller: give it to a port or back to a pool; it has no `Drop`, since dropping packets one by one is
 //! not what a fast path does.
 
+mod held;
+mod reader;
+
+pub(crate) use held::{HELD_HEAD, MAX_PIECES, Piece};
+pub use reader::FrameReader;
+
 use crate::pool::FramePool;
 use crate::umem::{NO_CHUNK, Region, Segment};
 use crate::{HEADROOM, Offload, Offloads, RegionId};
+use held::HELD;
 use std::ptr::NonNull;
 
 /// Most segments of a chained frame: the kernel's limit for a multi-buffer AF_XDP packet in copy mode
@@ -42,26 +45,6 @@ pub struct Frame {
     /// The next segment's chunk, [`NO_CHUNK`], or [`HELD`] plus the number of pieces outside.
     next: u32,
 }
-
-/// `next` from here on, but for [`NO_CHUNK`], says that the rest is held.
-const HELD: u32 = 0xffff_ff00;
-
-/// Most pieces of a held frame: as many as fit a small chunk behind headroom and [`HELD_HEAD`], and a byte counts.
-pub(crate) const MAX_PIECES: usize = 80;
-
-/// Most bytes of a held frame that are in its chunk: all headers.
-pub(crate) const HELD_HEAD: u32 = 256;
-
-/// A part of a frame that is in a guest's memory. It was checked to be in a mapping that outlives the turn.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct Piece {
-    pub(crate) data: *const u8,
-    pub(crate) len: u32,
-}
-
-const _: () = assert!(size_of::<Piece>() == 16);
-const _: () = assert!((HEADROOM + HELD_HEAD) as usize + MAX_PIECES * size_of::<Piece>() <= 2048);
 
 /// What [`Offload`] says, with the start counted from the chunk's: so it stays where it is when headers are pushed and
 /// pulled.
@@ -146,13 +129,6 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn next_is_plain(&self) -> bool {
         self.next >= HELD
-    }
-
-    /// Whether a part of it is in a guest's memory.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.next >= HELD && self.next != NO_CHUNK
     }
 
     /// Offset of the first byte in the whole region: the address in an AF_XDP descriptor.
@@ -246,13 +222,19 @@ impl Frame {
         true
     }
 
-    /// Cuts a linear frame to `n` bytes (Ethernet padding behind an inner frame); longer asks change nothing.
+    /// Cuts a frame to `n` bytes (what Ethernet or somebody else put behind an inner frame); longer asks change nothing.
     /// A chained frame keeps its bytes: its length is real, since padding never reaches a second chunk.
     #[inline]
     pub fn truncate(&mut self, n: u32) {
-        if self.is_linear() && n < u32::from(self.head) {
+        if n >= self.total {
+            return;
+        }
+        if n <= u32::from(self.head) && self.next_is_plain() {
             self.head = n as u16;
             self.total = n;
+            self.next = NO_CHUNK;
+        } else if self.is_held() {
+            self.truncate_held(n);
         }
     }
 
@@ -308,75 +290,6 @@ impl Frame {
     #[inline(always)]
     pub fn clear_offload(&mut self) {
         self.needs = Offloads::empty();
-    }
-
-    /// Has the frame go on in a guest's memory. The frame is linear, has at most [`HELD_HEAD`] bytes from [`HEADROOM`]
-    /// on, and there are 1 to [`MAX_PIECES`] pieces, each of which can be read until the frame is gone.
-    pub(crate) fn hold(&mut self, pieces: &[Piece]) {
-        let Some(region) = self.region_ref() else { return };
-        debug_assert!(
-            self.is_linear() && self.headroom() == HEADROOM && self.bytes().len() <= HELD_HEAD as usize
-        );
-        let n = pieces.len().min(MAX_PIECES);
-        let at = region.chunk_at(self.chunk, region.chunk_size() - (n * size_of::<Piece>()) as u32);
-        // SAFETY: n pieces end at the chunk's end and begin behind the frame's bytes (see the assertion on MAX_PIECES),
-        // aligned since a chunk's end is; the chunk is ours alone.
-        unsafe { std::ptr::copy_nonoverlapping(pieces.as_ptr(), at.cast::<Piece>().as_ptr(), n) };
-        self.total += pieces[..n].iter().map(|piece| piece.len).sum::<u32>();
-        if n > 0 {
-            self.next = HELD + n as u32 - 1;
-        }
-    }
-
-    /// Has the frame go on in memory that nobody gives back: how tests of other crates make a held frame. False, and
-    /// nothing changed, unless the frame is linear, at most 256 bytes long and has its headroom, and there are 1 to 80
-    /// parts.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn hold_static(&mut self, parts: &[&'static [u8]]) -> bool {
-        let fresh =
-            self.is_linear() && self.headroom() == HEADROOM && self.bytes().len() <= HELD_HEAD as usize;
-        if !fresh || self.region.is_none() || !(1..=MAX_PIECES).contains(&parts.len()) {
-            return false;
-        }
-        let pieces: arrayvec::ArrayVec<Piece, MAX_PIECES> = parts
-            .iter()
-            .map(|part| Piece {
-                data: part.as_ptr(),
-                len: part.len() as u32,
-            })
-            .collect();
-        self.hold(&pieces);
-        true
-    }
-
-    /// The parts in a guest's memory.
-    #[inline]
-    pub(crate) fn pieces(&self) -> &[Piece] {
-        match self.region_ref() {
-            Some(region) if self.is_held() => {
-                let n = (self.next - HELD + 1) as usize;
-                let at = region.chunk_at(self.chunk, region.chunk_size() - (n * size_of::<Piece>()) as u32);
-                // SAFETY: `hold` wrote n pieces there, in the chunk that this frame owns alone; nothing else is written
-                // behind a held frame's bytes.
-                unsafe { std::slice::from_raw_parts(at.cast::<Piece>().as_ptr(), n) }
-            }
-            _ => &[],
-        }
-    }
-
-    /// Reads the frame from its first byte, wherever its parts are.
-    #[must_use]
-    pub fn reader(&self) -> FrameReader<'_> {
-        FrameReader {
-            frame: self,
-            now: Piece {
-                data: self.data.as_ptr(),
-                len: self.head.into(),
-            },
-            piece: 0,
-            next: self.next_chunk(),
-        }
     }
 
     /// Appends bytes, in further chunks of `pool` where needed. False if chunks run out; the frame then holds
@@ -531,75 +444,6 @@ impl Frame {
     }
 }
 
-/// Reads a frame from front to end, every byte once. What is held is copied as it is at that moment.
-pub struct FrameReader<'f> {
-    frame: &'f Frame,
-    /// What is left of the part that is being read.
-    now: Piece,
-    /// The next part that is held.
-    piece: usize,
-    /// The next part that is in a chunk.
-    next: u32,
-}
-
-impl FrameReader<'_> {
-    /// The next bytes, as many as `to` takes; gives their number, which is less only at the frame's end.
-    pub fn read(&mut self, to: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < to.len() {
-            let n = (self.now.len as usize).min(to.len() - done);
-            // SAFETY: `now` is what is left of a part of the frame: of a chunk that the frame owns, or of a held piece,
-            // which can be read as long as the frame lives. A guest may change that meanwhile: bytes are bytes.
-            unsafe { std::ptr::copy_nonoverlapping(self.now.data, to[done..].as_mut_ptr(), n) };
-            self.advance(n as u32);
-            done += n;
-            if self.now.len == 0 && !self.go_on() {
-                break;
-            }
-        }
-        done
-    }
-
-    /// Passes over bytes; gives their number, which is less only at the frame's end.
-    pub fn skip(&mut self, bytes: usize) -> usize {
-        let mut done = 0;
-        while done < bytes {
-            let n = (self.now.len as usize).min(bytes - done);
-            self.advance(n as u32);
-            done += n;
-            if self.now.len == 0 && !self.go_on() {
-                break;
-            }
-        }
-        done
-    }
-
-    fn advance(&mut self, n: u32) {
-        self.now.len -= n;
-        // SAFETY: n bytes of the part were left.
-        self.now.data = unsafe { self.now.data.add(n as usize) };
-    }
-
-    /// Takes the next part; false at the end.
-    fn go_on(&mut self) -> bool {
-        if let Some(piece) = self.frame.pieces().get(self.piece) {
-            self.now = *piece;
-            self.piece += 1;
-            return true;
-        }
-        let (Some(region), true) = (self.frame.region_ref(), self.next != NO_CHUNK) else {
-            return false;
-        };
-        let Segment { offset, len, next } = region.segment(self.next);
-        self.now = Piece {
-            data: region.chunk_at(self.next, offset).as_ptr(),
-            len,
-        };
-        self.next = next;
-        true
-    }
-}
-
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let region = self.region().map(RegionId::index);
@@ -612,111 +456,4 @@ impl std::fmt::Debug for Frame {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{HugePages, PoolSet, Umem, UmemGeometry};
-    use proptest::prelude::*;
-
-    fn setup(chunks: u32) -> (Umem, PoolSet) {
-        let geometry = UmemGeometry {
-            chunk_size: 2048,
-            chunks,
-            huge_pages: HugePages::Off,
-        };
-        let umem = Umem::new(geometry).expect("memory");
-        let mut pools = PoolSet::new();
-        pools.add(&umem);
-        (umem, pools)
-    }
-
-    #[test]
-    fn an_empty_frame_owns_nothing_and_refuses_everything() {
-        let mut frame = Frame::default();
-        assert_eq!((frame.len(), frame.headroom(), frame.region()), (0, 0, None));
-        assert!(!frame.push_front(1) && !frame.advance(1));
-        assert_eq!(frame.bytes(), b"");
-        frame.free_to_depot();
-    }
-
-    #[test]
-    fn headers_are_pushed_and_pulled_in_place() {
-        let (umem, mut pools) = setup(64);
-        let mut frame = pools.frame_from(umem.id(), &[7; 60]).expect("chunk");
-        assert_eq!(frame.headroom(), HEADROOM);
-        assert!(frame.push_front(50));
-        frame.bytes_mut()[..50].fill(9);
-        assert_eq!((frame.len(), frame.headroom()), (110, HEADROOM - 50));
-        assert!(!frame.push_front(HEADROOM - 49), "headroom is a hard limit");
-        assert!(frame.advance(50));
-        assert_eq!(frame.bytes(), [7; 60]);
-        assert!(!frame.advance(61));
-        frame.truncate(40);
-        frame.truncate(4000);
-        assert_eq!(frame.bytes(), [7; 40]);
-        pools.free(frame);
-        drop(pools);
-        assert_eq!(umem.depot_chunks(), 64);
-    }
-
-    #[test]
-    fn a_frame_pulled_to_the_end_of_its_chunk_stays_in_it() {
-        let (umem, mut pools) = setup(64);
-        let mut frame = pools.frame_from(umem.id(), &[7; 1792]).expect("chunk");
-        let mut neighbour: Vec<Frame> = std::iter::from_fn(|| pools.alloc(umem.id())).collect();
-        assert!(frame.advance(1792));
-        assert_eq!((frame.len(), frame.headroom()), (0, 2048));
-        assert!(frame.push_front(1792));
-        assert_eq!((frame.bytes(), frame.headroom()), (&[7; 1792][..], 256));
-        assert!(frame.advance(1792));
-        pools.free(neighbour.pop().expect("63 of them"));
-        assert!(frame.append(pools.get(umem.id()).expect("pool"), &[1, 2, 3]));
-        assert_eq!(frame.segments().collect::<Vec<_>>(), [&[][..], &[1, 2, 3]]);
-        neighbour
-            .into_iter()
-            .chain([frame])
-            .for_each(|frame| pools.free(frame));
-        drop(pools);
-        assert_eq!(umem.depot_chunks(), 64);
-    }
-
-    proptest! {
-        #[test]
-        fn push_pull_and_append_are_a_byte_deque(ops in prop::collection::vec((0u8..3, 0usize..3000), 1..20)) {
-            let (umem, mut pools) = setup(256);
-            let mut frame = pools.alloc(umem.id()).expect("chunk");
-            let mut model: std::collections::VecDeque<u8> = Default::default();
-            let mut first = 0usize; // bytes in the first chunk
-            let mut room = HEADROOM as usize;
-            for (op, n) in ops {
-                match op {
-                    0 => {
-                        let bytes: Vec<u8> = (0..n).map(|i| i as u8).collect();
-                        let pool = pools.get(umem.id()).expect("pool");
-                        if frame.is_linear() { first = (first + n).min(2048 - room); }
-                        prop_assert!(frame.append(pool, &bytes));
-                        model.extend(bytes);
-                    }
-                    1 => {
-                        let ok = frame.advance(n as u32);
-                        prop_assert_eq!(ok, n <= first);
-                        if ok { first -= n; room += n; model.drain(..n); }
-                    }
-                    _ => {
-                        let ok = frame.push_front(n as u32);
-                        prop_assert_eq!(ok, n <= room);
-                        if ok {
-                            first += n; room -= n;
-                            frame.bytes_mut()[..n].fill(3);
-                            for _ in 0..n { model.push_front(3); }
-                        }
-                    }
-                }
-                prop_assert_eq!(frame.len() as usize, model.len());
-                prop_assert_eq!(frame.segments().flatten().copied().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
-            }
-            pools.free(frame);
-            drop(pools);
-            prop_assert_eq!(umem.depot_chunks(), 256);
-        }
-    }
-}
+mod tests;

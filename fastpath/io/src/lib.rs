@@ -20,6 +20,7 @@ mod eventfd;
 mod frame;
 mod memory;
 mod offload;
+mod packet;
 mod pcapng;
 mod pool;
 mod port;
@@ -40,6 +41,7 @@ pub use eventfd::EventFd;
 pub use frame::{Frame, FrameReader, MAX_SEGMENTS};
 pub use memory::{MemoryPeer, MemoryPort, memory_port};
 pub use offload::{Offload, Offloads};
+pub use packet::PacketSocket;
 pub use pcapng::{PcapngConfig, PcapngError, PcapngPort};
 pub use pool::{FramePool, MAGAZINE, PoolSet};
 pub use port::{AnyPort, Fault, Port, RxCounts, TxCounts};
@@ -48,8 +50,9 @@ pub use table::TableMemory;
 pub use tap::{TapDevice, TapError, TapPort};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use vhost::{
-    DirtyLog, GuestMemory, GuestMemoryError, Inflight, InflightRegion, MAX_REGIONS, RegionSpec, RingFile,
-    RingRecord, VhostConfig, VhostPort, VringConfig, VringError,
+    CallError, DirtyLog, GuestMemory, GuestMemoryError, Inflight, InflightRegion, MAX_REGIONS, NoEvent,
+    RegionSpec, RingFile, RingRecord, VhostConfig, VhostPort, VringConfig, VringError, call,
+    calls_never_wait, check_event,
 };
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,

@@ -6,6 +6,8 @@
 //! `fastpath/io/tests/hostile`.
 #![allow(unreachable_pub, reason = "a test program has no outside")]
 
+mod descriptors;
+mod flood;
 mod memory;
 mod messages;
 mod rings;
@@ -52,5 +54,32 @@ fn hostile_front_ends_harm_themselves_alone() {
     let log = daemon.proc().log().join("\n");
     assert!(!log.contains("panicked"), "{log}");
     drop(sink);
+    daemon.stop();
+}
+
+#[test]
+fn a_front_end_that_floods_slows_itself_alone() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let witnesses = Witnesses::start(&scene);
+    let mut hostile = scene.hostile("h0", false);
+    flood::slows_itself_alone(&scene, &mut daemon, &mut hostile);
+    let exchanged = witnesses.stop();
+    assert!(exchanged > 100, "the witnesses exchanged {exchanged} frames only");
+    drop(hostile);
+    daemon.stop();
+}
+
+#[test]
+fn descriptors_that_are_short_are_waited_for() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    descriptors::are_waited_for(&scene, &mut daemon);
     daemon.stop();
 }

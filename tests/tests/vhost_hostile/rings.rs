@@ -1,8 +1,11 @@
 //! Rings that are set up wrongly, or break their rules while they run.
 
 use crate::scene::{Behaviour, Expect, Hostile, PROTOCOL};
+use clearway_tests::wait_for;
 use clearway_virtio_mock::{NO_FD, Raw, Shape, addresses, request, state, words};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 /// Everything but rings.
 fn greet(h: &mut Hostile) {
@@ -322,6 +325,29 @@ pub const ALL: &[Behaviour] = &[
             h.guest.rx().ring.offer_raw(&[raw]);
             // A guest of another port that nobody knows yet: its frame is flooded to this one.
             crate::scene::flood(h);
+        },
+    },
+    Behaviour {
+        name: "calls_made_to_block",
+        does: "has its calls block, their counters full, and sends",
+        expect: Expect::GoesOn,
+        act: |h| {
+            h.start();
+            for queue in [&h.guest.pairs[0].rx, &h.guest.pairs[0].tx] {
+                // The daemon may have called, or call in between: then there is no room.
+                while queue.call.write(u64::MAX - 1).is_err() {
+                    let _ = queue.called();
+                }
+                fcntl(&queue.call, FcntlArg::F_SETFL(OFlag::empty())).expect("flags");
+            }
+            for n in 0..20 {
+                let sent = h.guest.tx().send(Default::default(), &[n; 60], Shape::default());
+                assert!(sent, "room");
+                h.guest.tx().flush();
+                wait_for("the device takes a frame", Duration::from_secs(30), || {
+                    (h.guest.tx().reap() > 0).then_some(())
+                });
+            }
         },
     },
     Behaviour {

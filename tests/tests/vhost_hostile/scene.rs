@@ -48,7 +48,7 @@ pub const HOSTILE: [&str; 4] = ["h0", "h1", "h2", "h3"];
 const OTHERS: [&str; 3] = ["sink", "w0", "w1"];
 
 /// Longer than anything takes on a machine that others use.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Protocol features that a front-end asks for, if nothing else is said.
 pub const PROTOCOL: u64 =
@@ -209,15 +209,27 @@ impl Scene {
         found.expect("the port")["guest"].clone()
     }
 
+    /// A front-end that has just connected to a port.
+    pub fn hostile(&self, port: &str, packed: bool) -> Hostile {
+        let path = self.path(port);
+        Hostile {
+            front: FrontEnd::connect(&path).expect("the daemon listens"),
+            guest: Guest::new(&options(packed)),
+            path,
+        }
+    }
+
+    /// Waits until nobody is connected.
+    pub fn wait_free(&self, daemon: &Daemon<'_>, port: &str) {
+        wait_for("the port is free", PATIENCE, || {
+            (self.of_port(daemon, port)["state"] == "listening").then_some(())
+        });
+    }
+
     /// Has it done, judges, and has the next one served.
     pub fn run(&self, daemon: &Daemon<'_>, port: &str, behaviour: &Behaviour, sink: &mut Running) {
         let name = behaviour.name;
-        let path = self.path(port);
-        let mut hostile = Hostile {
-            front: FrontEnd::connect(&path).expect("the daemon listens"),
-            guest: Guest::new(&options(name.len() % 2 == 1)),
-            path,
-        };
+        let mut hostile = self.hostile(port, name.len() % 2 == 1);
         (behaviour.act)(&mut hostile);
         match behaviour.expect {
             Expect::Ends(why) => {
@@ -242,9 +254,7 @@ impl Scene {
         }
         assert!(hostile.guest.ram.canaries_live(), "{name}");
         drop(hostile);
-        wait_for("the port is free", PATIENCE, || {
-            (self.of_port(daemon, port)["state"] == "listening").then_some(())
-        });
+        self.wait_free(daemon, port);
         let number = 100 + u8::from(name.len() % 2 == 1);
         let mut next = self.start_guest(port, number);
         next.send(sink.mac, 0..5);

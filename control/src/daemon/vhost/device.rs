@@ -38,9 +38,8 @@ use super::{Answer, Ask};
 /// after a migration (21), several queues (22).
 const NET_FEATURES: u64 = 1 << 3 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 22;
 
-/// VIRTIO_F_RING_PACKED and VIRTIO_F_IN_ORDER (virtio 1.2 §6).
+/// VIRTIO_F_RING_PACKED (virtio 1.2 §6).
 const RING_PACKED: u64 = 1 << 34;
-const IN_ORDER: u64 = 1 << 35;
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// All that is offered.
@@ -130,6 +129,8 @@ impl Device {
         self.memory = None;
         self.log = None;
         self.inflight = None;
+        // Tables are made anew for nobody.
+        self.shared.update(|status| status.mtu = None);
         let _ = (self.control)(Ask::Gone);
     }
 
@@ -191,9 +192,8 @@ impl Device {
         let mut receive = rings[0].config(by_itself, region(0)).map_err(duplicating)?;
         let mut transmit = rings[1].config(by_itself, region(1)).map_err(duplicating)?;
         if features & RING_PACKED != 0 {
-            let in_order = features & IN_ORDER != 0;
-            self.resume(2 * pair, receive.as_mut(), &memory, false)?;
-            self.resume(2 * pair + 1, transmit.as_mut(), &memory, in_order)?;
+            self.resume(2 * pair, receive.as_mut(), &memory)?;
+            self.resume(2 * pair + 1, transmit.as_mut(), &memory)?;
         }
         if receive.is_none() && transmit.is_none() {
             return Ok(());
@@ -228,20 +228,14 @@ impl Device {
     }
 
     /// Has a packed ring go on where it was, if this is the first that is heard of it since a crash.
-    fn resume(
-        &mut self,
-        index: usize,
-        config: Option<&mut VringConfig>,
-        memory: &GuestMemory,
-        in_order: bool,
-    ) -> Result<()> {
+    fn resume(&mut self, index: usize, config: Option<&mut VringConfig>, memory: &GuestMemory) -> Result<()> {
         let (Some(config), Some(record)) = (config, self.shared.records.ring(index)) else {
             return Ok(());
         };
         let ring = &mut self.rings[index];
         if ring.told {
             // Memory that comes in slots may not be all there yet.
-            match record.resume(config, memory, in_order) {
+            match record.resume(config, memory) {
                 Ok(base) => {
                     if base != config.base {
                         tracing::info!(

@@ -1,9 +1,9 @@
 //! What comes along with messages: descriptors are looked at before anything is done with them.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use clearway_io::RegionSpec;
+use clearway_io::{RegionSpec, check_event};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use vhost::vhost_user::Result;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
@@ -13,13 +13,7 @@ use super::device::wrong;
 /// An event descriptor of a front-end. Whatever else it could send may block who reads or writes it.
 pub(super) fn event(file: Option<File>) -> Result<Option<OwnedFd>> {
     let Some(file) = file else { return Ok(None) };
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let kind = std::fs::read_link(&link)
-        .map_err(|error| wrong(format_args!("looking at {link} failed: {error}")))?;
-    if kind.as_os_str() != "anon_inode:[eventfd]" {
-        let kind = kind.display();
-        return Err(wrong(format_args!("it sent {kind} where an eventfd belongs")));
-    }
+    check_event(&file).map_err(wrong)?;
     Ok(Some(file.into()))
 }
 

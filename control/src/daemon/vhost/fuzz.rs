@@ -186,7 +186,7 @@ fn beginning(kind: u8) -> Vec<Op> {
 fn handle(link: &mut Link) -> Option<()> {
     loop {
         match link.turn() {
-            Ok(Turn::Handled) => {}
+            Ok(Turn::Handled | Turn::Refused) => {}
             Ok(Turn::Idle) => return Some(()),
             Ok(Turn::Closed) | Err(_) => return None,
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,9 +16,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::device::Device;
 use super::features;
 use super::link::{Link, Turn};
-use super::socket::{self, Served};
+use super::pace::{self, Pace};
+use super::records;
+use super::socket;
 use super::{Ask, Control};
 use crate::api::types::{GuestState, GuestView};
+use crate::api::{ACCEPT_AGAIN, Socket, cannot_accept};
 use crate::daemon::Message;
 use crate::daemon::open::OpenError;
 
@@ -28,6 +31,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 /// A connection that lasted so long begins anew with the first.
 const LASTED: Duration = Duration::from_secs(10);
+/// Front-ends are turned away this often at most: each is a line in the log.
+const BETWEEN_OTHERS: Duration = Duration::from_millis(50);
 
 /// What is known of a port's guests.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +51,7 @@ pub(crate) struct Status {
     pub(crate) turned_away: u64,
     /// Why the last connection ended.
     pub(crate) last: Option<String>,
-    /// With `client`: why there is no connection yet.
+    /// Why there is no connection yet: with `client`, and where connections can't be accepted.
     pub(crate) waiting: Option<String>,
 }
 
@@ -58,6 +63,8 @@ pub(super) struct Shared {
     mtu_limit: Mutex<Option<u16>>,
     /// Where packed rings are.
     pub(super) records: Arc<RingFile>,
+    /// Questions to the control thread that the front-end was not charged for yet.
+    asked: AtomicU32,
     ended: std::sync::atomic::AtomicBool,
     wake: EventFd,
 }
@@ -69,6 +76,7 @@ impl Shared {
             fault: Mutex::default(),
             mtu_limit: Mutex::new(mtu_limit),
             records,
+            asked: AtomicU32::new(0),
             ended: false.into(),
             wake,
         }
@@ -83,26 +91,12 @@ impl Shared {
         *lock(&self.mtu_limit)
     }
 
+    fn is_waiting(&self) -> bool {
+        lock(&self.status).waiting.is_some()
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
-    }
-}
-
-/// Where the positions of a port's packed rings are kept. By the socket: what else tells that the guests are the same?
-fn records(socket: &Path, pairs: u16, state_dir: &Path) -> Result<Arc<RingFile>, OpenError> {
-    let name = socket.display().to_string().replace('/', "%");
-    // A file's name has at most 255 bytes.
-    let start = name.len() - name.len().min(200);
-    let end = (start..).find(|at| name.is_char_boundary(*at)).unwrap_or(start);
-    let path = state_dir.join(format!("rings-{}", &name[end..]));
-    // It is made by whoever needs it first.
-    let made = std::fs::create_dir_all(state_dir);
-    match made.and_then(|()| RingFile::open(&path, 2 * usize::from(pairs))) {
-        Ok(file) => Ok(Arc::new(file)),
-        Err(error) => Err(OpenError::Fatal(format!(
-            "opening {} for the positions of its guest's rings failed: {error}; make the folder writable or choose another --state-dir",
-            path.display()
-        ))),
     }
 }
 
@@ -113,8 +107,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Where the guest's side is.
 enum Place {
-    Server(Served),
+    Server(Socket),
     Client(PathBuf),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Server(served) => served.path(),
+            Self::Client(path) => path,
+        }
+    }
 }
 
 /// A vhost-user port, as the control thread has it. Its thread ends soon after it is dropped.
@@ -136,11 +139,11 @@ impl Guest {
         let wake = EventFd::new().map_err(|error| {
             OpenError::Fatal(format!("making an eventfd failed: {error}; raise `ulimit -n`"))
         })?;
-        let records = records(&path, port.queue_pairs(), state_dir)?;
+        let records = records::open(&path, port.queue_pairs(), state_dir)?;
         let place = if port.client {
             Place::Client(path)
         } else {
-            Place::Server(Served::bind(port, &path)?)
+            Place::Server(socket::listen(port, &path)?)
         };
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -155,7 +158,7 @@ impl Guest {
     pub(crate) fn start(&self, name: &Name, send: Sender<Message>) -> io::Result<()> {
         let place = match &self.place {
             Place::Server(served) => Wait::Listen(served.listener()?),
-            Place::Client(path) => Wait::Connect(path.clone()),
+            Place::Client(_) => Wait::Connect,
         };
         let thread = Thread {
             control: Control {
@@ -164,10 +167,14 @@ impl Guest {
                 send,
             },
             place,
+            path: self.place.path().to_owned(),
             pairs: self.pairs,
             umem: self.umem.clone(),
             shared: self.shared.clone(),
             backoff: FIRST_RETRY,
+            pace: Pace::new(Instant::now()),
+            is_slowed: false,
+            deaf_until: Instant::now(),
         };
         std::thread::Builder::new()
             .name("vhost-user".into())
@@ -188,12 +195,9 @@ impl Guest {
     /// The same for the API.
     pub(crate) fn view(&self, running: bool) -> GuestView {
         let status = self.status();
-        let (socket, client) = match &self.place {
-            Place::Server(served) => (served.path(), false),
-            Place::Client(path) => (path.as_path(), true),
-        };
+        let client = matches!(self.place, Place::Client(_));
         GuestView {
-            socket: socket.display().to_string(),
+            socket: self.place.path().display().to_string(),
             client,
             state: match (status.connected, running) {
                 (true, true) => GuestState::Running,
@@ -234,16 +238,23 @@ impl Drop for Guest {
 /// How a port gets its connections.
 enum Wait {
     Listen(UnixListener),
-    Connect(PathBuf),
+    Connect,
 }
 
 struct Thread {
     control: Control,
     place: Wait,
+    path: PathBuf,
     pairs: u16,
     umem: Umem,
     shared: Arc<Shared>,
     backoff: Duration,
+    /// What front-ends have had done, all of them together: who connects anew is not another one.
+    pace: Pace,
+    /// The log says that front-ends have to wait.
+    is_slowed: bool,
+    /// Nobody else is accepted before.
+    deaf_until: Instant,
 }
 
 impl Thread {
@@ -270,13 +281,31 @@ impl Thread {
                 }
             };
             self.shared.update(|status| status.last = Some(reason));
+            // It came and went: two lines.
+            self.spend(2 * pace::LINE);
             if !failed || begun.elapsed() >= LASTED {
                 self.backoff = FIRST_RETRY;
             }
-            if failed || (next.is_none() && matches!(self.place, Wait::Connect(_))) {
+            if failed || (next.is_none() && matches!(self.place, Wait::Connect)) {
                 self.pause();
             }
         }
+    }
+
+    /// Notes what a front-end has had done, and waits if that is too much. What is more urgent ends the waiting.
+    fn spend(&mut self, what: u32) {
+        let now = Instant::now();
+        if self.pace.is_idle(now) {
+            self.is_slowed = false;
+        }
+        let asked = self.shared.asked.swap(0, Ordering::Relaxed);
+        self.pace.spend(now, what + asked * pace::MESSAGE);
+        let Some(wait) = self.pace.wait(now) else { return };
+        if !std::mem::replace(&mut self.is_slowed, true) {
+            let port = &self.control.port;
+            tracing::warn!(%port, "the guest's side wants more than {} messages a second, and is held to that; see what it does", pace::PER_SECOND);
+        }
+        self.wait(&[], Some(wait));
     }
 
     /// Waits a while, or until it is woken.
@@ -308,18 +337,53 @@ impl Thread {
     fn connection(&mut self) -> Option<UnixStream> {
         match &self.place {
             Wait::Listen(listener) => {
-                self.wait(&[listener], None);
-                accept(listener)
+                let deaf = self.deaf_until.saturating_duration_since(Instant::now());
+                if deaf.is_zero() {
+                    self.wait(&[listener], None);
+                    return self.accept();
+                }
+                self.wait(&[], Some(deaf));
+                None
             }
-            Wait::Connect(path) => match socket::connect(path) {
+            Wait::Connect => match socket::connect(&self.path) {
                 Ok(stream) => Some(stream),
                 Err(error) => {
-                    let reason = cannot_connect(path, &error);
+                    let reason = cannot_connect(&self.path, &error);
                     self.shared.update(|status| status.waiting = Some(reason));
                     self.pause();
                     None
                 }
             },
+        }
+    }
+
+    /// Accepts who is waiting. If that fails, nobody is for a while.
+    fn accept(&mut self) -> Option<UnixStream> {
+        let Wait::Listen(served) = &self.place else {
+            return None;
+        };
+        let accepted = served.accept().and_then(|(stream, _)| {
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => {
+                if self.shared.is_waiting() {
+                    tracing::info!(port = %self.control.port, "connections are accepted again");
+                    self.shared.update(|status| status.waiting = None);
+                }
+                Some(stream)
+            }
+            Err(error) => {
+                if let Some(reason) = cannot_accept(&self.path, &error) {
+                    if !self.shared.is_waiting() {
+                        tracing::error!(port = %self.control.port, "{reason}");
+                    }
+                    self.shared.update(|status| status.waiting = Some(reason));
+                    self.deaf_until = Instant::now() + ACCEPT_AGAIN;
+                }
+                None
+            }
         }
     }
 
@@ -342,7 +406,11 @@ impl Thread {
             guest: self.control.guest,
             send: self.control.send.clone(),
         };
-        let ask = Box::new(move |ask: Ask| control.ask(ask));
+        let shared = self.shared.clone();
+        let ask = Box::new(move |ask: Ask| {
+            shared.asked.fetch_add(1, Ordering::Relaxed);
+            control.ask(ask)
+        });
         let device = Device::new(ask, self.shared.clone(), self.umem.clone(), self.pairs);
         let (result, waiting) = match Link::new(stream, device) {
             Ok(mut link) => {
@@ -368,7 +436,7 @@ impl Thread {
         (result, waiting)
     }
 
-    fn messages(&self, link: &mut Link) -> (Result<(), String>, Option<UnixStream>) {
+    fn messages(&mut self, link: &mut Link) -> (Result<(), String>, Option<UnixStream>) {
         loop {
             if self.shared.has_ended() {
                 return (Ok(()), None);
@@ -377,26 +445,39 @@ impl Thread {
                 return (Err(reason), None);
             }
             match link.turn() {
-                Ok(Turn::Handled) => continue,
-                Ok(Turn::Idle) => {}
+                Ok(Turn::Handled) => self.spend(pace::MESSAGE),
+                Ok(Turn::Refused) => self.spend(pace::LINE),
+                Ok(Turn::Idle) => {
+                    if let Some(other) = self.idle(link) {
+                        return (Ok(()), Some(other));
+                    }
+                }
                 Ok(Turn::Closed) => return (Ok(()), None),
                 Err(reason) => return (Err(reason), None),
             }
-            let Wait::Listen(listener) = &self.place else {
-                self.wait(&[link.stream()], None);
-                continue;
-            };
-            let readable = self.wait(&[link.stream(), listener], None);
-            if readable[1]
-                && let Some(other) = accept(listener)
-            {
-                if link.is_closed() {
-                    return (Ok(()), Some(other));
-                }
-                self.shared.update(|status| status.turned_away += 1);
-                tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
-            }
         }
+    }
+
+    /// Waits for the next message. Who connects meanwhile is turned away, unless nobody is there any more.
+    fn idle(&mut self, link: &Link) -> Option<UnixStream> {
+        let deaf = self.deaf_until.saturating_duration_since(Instant::now());
+        let listener = match &self.place {
+            Wait::Listen(listener) if deaf.is_zero() => listener,
+            place => {
+                let time = matches!(place, Wait::Listen(_)).then_some(deaf);
+                self.wait(&[link.stream()], time);
+                return None;
+            }
+        };
+        let readable = self.wait(&[link.stream(), listener], None);
+        let other = readable[1].then(|| self.accept()).flatten()?;
+        if link.is_closed() {
+            return Some(other);
+        }
+        self.deaf_until = Instant::now() + BETWEEN_OTHERS;
+        self.shared.update(|status| status.turned_away += 1);
+        tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
+        None
     }
 }
 
@@ -409,12 +490,6 @@ impl<T: AsFd> AsFdDyn for T {
     fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.as_fd()
     }
-}
-
-fn accept(listener: &UnixListener) -> Option<UnixStream> {
-    let (stream, _) = listener.accept().ok()?;
-    stream.set_nonblocking(false).ok()?;
-    Some(stream)
 }
 
 fn cannot_connect(path: &Path, error: &io::Error) -> String {

@@ -36,6 +36,8 @@ const NEED_REPLY: u32 = 1 << 3;
 pub(super) enum Turn {
     /// A message was handled.
     Handled,
+    /// A message was not done as it says, and the log says so.
+    Refused,
     /// Nothing is there.
     Idle,
     /// The front-end has closed the connection.
@@ -117,9 +119,7 @@ impl Link {
         self.wait_for_room()?;
         let name = header.name();
         tracing::trace!(message = name, size = header.size, "received");
-        self.handle(&header)
-            .map_err(|reason| format!("{name}: {reason}"))?;
-        Ok(Turn::Handled)
+        self.handle(&header).map_err(|reason| format!("{name}: {reason}"))
     }
 
     fn peek(&self) -> Result<Peek, String> {
@@ -162,7 +162,7 @@ impl Link {
         }
     }
 
-    fn handle(&mut self, header: &Header) -> Result<(), String> {
+    fn handle(&mut self, header: &Header) -> Result<Turn, String> {
         match FrontendReq::try_from(header.request) {
             Ok(
                 request @ (FrontendReq::SEND_RARP
@@ -176,7 +176,7 @@ impl Link {
                 Err("postcopy migration is not supported here, and was not offered; use precopy".to_owned())
             }
             Ok(_) => match self.handler.handle_request() {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(Turn::Handled),
                 Err(Error::ReqHandlerError(error)) => Err(error.to_string()),
                 Err(error) => Err(error.to_string()),
             },
@@ -185,7 +185,7 @@ impl Link {
     }
 
     /// A message with a body of 64 bits or none, and an answer of 64 bits or none.
-    fn own(&mut self, header: &Header, request: FrontendReq) -> Result<(), String> {
+    fn own(&mut self, header: &Header, request: FrontendReq) -> Result<Turn, String> {
         let wanted = match request {
             FrontendReq::GET_STATUS | FrontendReq::SET_LOG_FD => 0,
             _ => 8,
@@ -222,11 +222,15 @@ impl Link {
             Err(Refusal::Told(reason)) if acks => {
                 tracing::warn!(message = header.name(), reason, "refused");
                 self.reply(header, 1)?;
+                return Ok(Turn::Refused);
             }
-            Err(Refusal::Told(reason)) => tracing::warn!(message = header.name(), reason, "disregarded"),
+            Err(Refusal::Told(reason)) => {
+                tracing::warn!(message = header.name(), reason, "disregarded");
+                return Ok(Turn::Refused);
+            }
             Err(Refusal::Fatal(reason)) => return Err(reason),
         }
-        Ok(())
+        Ok(Turn::Handled)
     }
 
     fn reply(&mut self, header: &Header, value: u64) -> Result<(), String> {

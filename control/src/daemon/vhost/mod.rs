@@ -10,8 +10,10 @@
 //! | `socket` | the unix socket: made with its rights, or reached |
 //! | `guest` | a port's thread: waits for a front-end, serves it, waits for the next |
 //! | `link` | one connection: whole messages only, and those that crate `vhost` does not know |
+//! | `pace` | how much work a port's front-ends may give us |
 //! | `features` | names of features |
 //! | `files` | descriptors that come with messages: what they must be |
+//! | `records` | files that say where packed rings are |
 //! | `device`, `vring` | what the messages make of the rings; what they said of one |
 //!
 //! Guarantees: a front-end that sends nonsense, stalls or leaves at any moment harms its own connection alone, and can
@@ -25,12 +27,15 @@ mod files;
 mod fuzz;
 mod guest;
 mod link;
+mod pace;
+mod records;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod vring;
 
 pub(super) use guest::Guest;
+pub(super) use records::remove_old as remove_old_records;
 
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::time::Duration;

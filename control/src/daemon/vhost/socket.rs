@@ -12,10 +12,11 @@ use clearway_config::{Api, Port};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
-use nix::unistd::{Gid, Group, Uid, User, fchownat};
+use nix::unistd::{Gid, Uid, fchownat};
 
-use crate::api::{Occupant, identity, wait_for_turn};
+use crate::api::{Occupant, Socket, wait_for_turn};
 use crate::daemon::open::OpenError;
+use crate::host::accounts;
 
 /// Front-ends that may wait while one is turned away.
 const BACKLOG: i32 = 16;
@@ -77,81 +78,48 @@ fn stream(flags: SockFlag) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// A socket that a port listens on; its name goes with it.
-pub(crate) struct Served {
-    path: PathBuf,
-    /// Device and inode, so that only our own socket is removed.
-    identity: Option<(u64, u64)>,
-    listener: UnixListener,
-}
-
-impl Served {
-    /// Listens at the port's path. There is no moment in which somebody could connect whom the configuration does not
-    /// let: who finds the name before the rights are set finds nobody listening.
-    pub(crate) fn bind(port: &Port, path: &Path) -> Result<Self, OpenError> {
-        let failed = |attempt: &'static str| {
-            let shown = path.display().to_string();
-            move |error: io::Error| OpenError::Fatal(format!("{attempt} {shown} failed: {error}"))
-        };
-        let rights = Rights::of(port)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let turn = match File::open(folder) {
-            Ok(turn) => turn,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::Wait(format!(
-                    "the folder {} of its socket does not exist; waiting for it",
-                    folder.display()
-                )));
-            }
-            Err(error) => return Err(failed("opening the folder of the socket")(error)),
-        };
-        // Two daemons that find the same stale socket must not both replace it.
-        wait_for_turn(&turn);
-        let reach = Reach::to(path).map_err(failed("opening the folder of the socket"))?;
-        make_way(&reach, path)?;
-        let socket = stream(SockFlag::empty()).map_err(failed("making the socket"))?;
-        reach
-            .address()
-            .and_then(|address| Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?))
-            .map_err(failed("making the socket"))?;
-        let served = Self {
-            path: path.to_owned(),
-            identity: identity(&reach.path),
-            listener: UnixListener::from(socket),
-        };
-        rights
-            .give(&reach.path)
-            .map_err(failed("setting the rights of"))?;
-        let listening =
-            Backlog::new(BACKLOG).and_then(|backlog| nix::sys::socket::listen(&served.listener, backlog));
-        listening
-            .map_err(io::Error::from)
-            .map_err(failed("listening on"))?;
-        served
-            .listener
-            .set_nonblocking(true)
-            .map_err(failed("listening on"))?;
-        Ok(served)
-    }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// A second handle on it.
-    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
-        self.listener.try_clone()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let now = identity(&self.path);
-        if now.is_some() && now == self.identity {
-            let _ = std::fs::remove_file(&self.path);
+/// Listens at the port's path. There is no moment in which somebody could connect whom the configuration does not
+/// let: who finds the name before the rights are set finds nobody listening.
+pub(crate) fn listen(port: &Port, path: &Path) -> Result<Socket, OpenError> {
+    let failed = |attempt: &'static str| {
+        let shown = path.display().to_string();
+        move |error: io::Error| OpenError::Fatal(format!("{attempt} {shown} failed: {error}"))
+    };
+    let rights = Rights::of(port)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let turn = match File::open(folder) {
+        Ok(turn) => turn,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Wait(format!(
+                "the folder {} of its socket does not exist; waiting for it",
+                folder.display()
+            )));
         }
-    }
+        Err(error) => return Err(failed("opening the folder of the socket")(error)),
+    };
+    // Two daemons that find the same stale socket must not both replace it.
+    wait_for_turn(&turn);
+    let reach = Reach::to(path).map_err(failed("opening the folder of the socket"))?;
+    make_way(&reach, path)?;
+    let socket = stream(SockFlag::empty()).map_err(failed("making the socket"))?;
+    reach
+        .address()
+        .and_then(|address| Ok(nix::sys::socket::bind(socket.as_raw_fd(), &address)?))
+        .map_err(failed("making the socket"))?;
+    let served = Socket::own(path, &reach.path, UnixListener::from(socket));
+    rights
+        .give(&reach.path)
+        .map_err(failed("setting the rights of"))?;
+    let listening =
+        Backlog::new(BACKLOG).and_then(|backlog| nix::sys::socket::listen(served.as_listener(), backlog));
+    listening
+        .map_err(io::Error::from)
+        .map_err(failed("listening on"))?;
+    served
+        .as_listener()
+        .set_nonblocking(true)
+        .map_err(failed("listening on"))?;
+    Ok(served)
 }
 
 /// Removes a socket that nobody listens on.
@@ -192,20 +160,14 @@ impl Rights {
                 "this host has no {what} `{name}`; create it, or name another one"
             ))
         };
-        let owner = port.owner.as_deref().map(|name| match name.parse() {
-            Ok(number) => Ok(Uid::from_raw(number)),
-            Err(_) => match User::from_name(name) {
-                Ok(Some(user)) => Ok(user.uid),
-                _ => Err(none("user", name)),
-            },
-        });
-        let group = port.group.as_deref().map(|name| match name.parse() {
-            Ok(number) => Ok(Gid::from_raw(number)),
-            Err(_) => match Group::from_name(name) {
-                Ok(Some(group)) => Ok(group.gid),
-                _ => Err(none("group", name)),
-            },
-        });
+        let owner = port
+            .owner
+            .as_deref()
+            .map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
+        let group = port
+            .group
+            .as_deref()
+            .map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
         Ok(Self {
             owner: owner.transpose()?,
             group: group.transpose()?,

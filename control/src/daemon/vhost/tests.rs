@@ -18,7 +18,7 @@ use clearway_virtio_mock::{
 };
 
 use super::guest::{Guest, Status};
-use super::socket::Served;
+use super::socket::listen;
 use super::{Answer, Ask};
 use crate::daemon::Message;
 use crate::daemon::open::OpenError;
@@ -398,7 +398,7 @@ fn memory_that_may_make_a_worker_wait_is_refused() {
 
 fn refused(port: &PortSpec) -> String {
     let path = port.socket.clone().expect("a socket");
-    match Served::bind(port, &path) {
+    match listen(port, &path) {
         Err(OpenError::Fatal(reason)) => reason,
         Err(OpenError::Wait(reason)) => format!("waiting: {reason}"),
         Ok(_) => panic!("{} was served", path.display()),
@@ -415,7 +415,7 @@ fn a_socket_has_the_configured_rights_and_goes_with_its_port() {
     ] {
         let port = port(dir.path(), more);
         let path = port.socket.clone().expect("a socket");
-        let served = Served::bind(&port, &path).expect("a socket");
+        let served = listen(&port, &path).expect("a socket");
         let there = std::fs::metadata(&path).expect("it is there");
         assert_eq!(there.permissions().mode() & 0o777, mode);
         UnixStream::connect(&path).expect("somebody listens");
@@ -428,7 +428,7 @@ fn a_socket_has_the_configured_rights_and_goes_with_its_port() {
         &format!(", owner: '{}', group: '{}'", mine.uid(), mine.gid()),
     );
     let path = port.socket.clone().expect("a socket");
-    let _served = Served::bind(&port, &path).expect("a socket");
+    let _served = listen(&port, &path).expect("a socket");
     let there = std::fs::metadata(&path).expect("it is there");
     assert_eq!((there.uid(), there.gid()), (mine.uid(), mine.gid()));
 }
@@ -440,7 +440,7 @@ fn only_a_socket_of_the_dead_is_replaced() {
     let path = port.socket.clone().expect("a socket");
     // A listener whose process has ended leaves its name.
     drop(UnixListener::bind(&path).expect("a socket"));
-    drop(Served::bind(&port, &path).expect("the stale one is replaced"));
+    drop(listen(&port, &path).expect("the stale one is replaced"));
     let alive = UnixListener::bind(&path).expect("a socket");
     let said = refused(&port);
     let us = format!("process {} listens on", std::process::id());
@@ -457,7 +457,7 @@ fn what_took_its_place_is_left_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let port = port(dir.path(), "");
     let path = port.socket.clone().expect("a socket");
-    let served = Served::bind(&port, &path).expect("a socket");
+    let served = listen(&port, &path).expect("a socket");
     std::fs::remove_file(&path).expect("it is there");
     let _other = UnixListener::bind(&path).expect("another's");
     drop(served);
@@ -488,7 +488,7 @@ fn paths_longer_than_an_address_are_reached_through_their_folder() {
         assert_eq!(path.as_os_str().len(), bytes);
         let mut port = port(dir.path(), "");
         port.socket = Some(path.clone());
-        let served = Served::bind(&port, &path).expect("a socket");
+        let served = listen(&port, &path).expect("a socket");
         super::socket::connect(&path).expect("a connection");
         assert!(
             refused(&port).contains("listens on"),

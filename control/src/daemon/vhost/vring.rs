@@ -1,7 +1,7 @@
 //! What the messages have said of one ring.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use clearway_io::{InflightRegion, VringConfig};
 
@@ -39,8 +39,8 @@ impl Ring {
     /// saying so.
     pub(super) fn call_once(&self) {
         if let Some(call) = &self.call {
-            // The descriptor does not block; a counter that is full has the driver look anyway.
-            let _ = nix::unistd::write(call, &1u64.to_ne_bytes());
+            // A counter that is full has the driver look anyway.
+            clearway_io::call(call.as_fd());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Cx, encap};
 use crate::packet::Meta;
-use crate::segment::{Cut, Pieces, Work, finish_checksum};
+use crate::segment::{Cut, MOST_PIECES, Pieces, Work, finish_checksum};
 use crate::{Domain, DropReason, PortId, TunnelId};
 use clearway_io::{Frame, RegionId};
 
@@ -58,6 +58,7 @@ fn finish(
     out: impl Fn(&mut Cx<'_>, Frame) -> Queued,
 ) {
     let offload = match work {
+        Work::Cut(cut) if cut.pieces() > MOST_PIECES => return cx.drop(frame, DropReason::OffloadTooMany),
         Work::Cut(cut) => return cut_up(cx, frame, cut, region, out),
         Work::Checksum(offload) => offload,
     };

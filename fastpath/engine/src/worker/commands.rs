@@ -14,9 +14,13 @@ impl Worker {
         if let Some(event) = self.backlog.pop_front() {
             self.tell_first(event);
         }
+        let mut applied = self.status.applied.load(Ordering::Relaxed);
         while let Ok(command) = self.commands.pop() {
             self.apply(command);
+            applied += 1;
         }
+        // Pairs with control's wait: every frame that is looked at from here on meets what was asked for.
+        self.status.applied.store(applied, Ordering::Release);
     }
 
     fn tell_first(&mut self, event: Event) {

@@ -9,6 +9,7 @@
 //! A [`VhostPort`] is one queue pair of a connection whose rings are started. It never changes its shape: for whatever a
 //! front-end changes, control takes it from its worker and makes another. Knows no messages.
 
+mod call;
 mod copy;
 mod inflight;
 mod log;
@@ -23,6 +24,7 @@ mod sigbus;
 mod split;
 mod transmit;
 
+pub use call::{CallError, NoEvent, call, calls_never_wait, check_event};
 pub use inflight::{Inflight, InflightRegion};
 pub use log::DirtyLog;
 pub use memory::{GuestMemory, GuestMemoryError, MAX_REGIONS, RegionSpec};

@@ -55,6 +55,19 @@ impl Position {
         }
     }
 
+    /// Where `plus(n, size)` leads here.
+    #[inline(always)]
+    fn minus(self, n: u16, size: u16) -> Self {
+        match self.index.checked_sub(n) {
+            Some(index) => Self { index, ..self },
+            // n is at most the size.
+            None => Self {
+                index: self.index + (size - n),
+                wrap: !self.wrap,
+            },
+        }
+    }
+
     fn from_bits(bits: u16) -> Self {
         Self {
             index: bits & !WRAP,
@@ -144,13 +157,7 @@ impl PackedRing {
             lap.ok_or_else(wrong)?
         };
         (self.next, self.used_next) = (old, old);
-        // Of one chain only the first descriptor is ever marked.
-        let several = (1..descriptors).any(|n| self.is_marked(old.plus(n, self.size)));
-        self.settle(
-            if several { descriptors } else { descriptors.min(1) },
-            descriptors,
-            false,
-        );
+        self.settle(descriptors);
         self.told = self.used_next.index;
         opened.inflight.given(self.used_next.to_bits());
         self.inflight = Some(opened.inflight);
@@ -170,37 +177,56 @@ impl PackedRing {
         (0..self.size).any(|index| (self.rest(index) >> FLAGS) as u16 & USED != 0)
     }
 
-    /// Finishes giving back `buffers` that take up `descriptors`, in which a device was interrupted. The driver sees them
-    /// when the first is marked as used. One that was not, and is alone, is left to be taken again; several may be marked
-    /// in part, so all are given back as they are, with nothing in them. Those have one descriptor each.
-    pub(super) fn settle(&mut self, buffers: u16, descriptors: u16, in_order: bool) {
+    /// Finishes giving back the buffers in so many descriptors, in which a device was interrupted. The driver sees them when
+    /// the first is marked as used, which is done last. If none is, they are left to be taken again. If some are, what
+    /// their descriptors said before is lost: then all are given back with nothing in them.
+    pub(super) fn settle(&mut self, descriptors: u16) {
         let start = self.next;
-        if buffers == 0 || descriptors > self.size {
+        if descriptors == 0 || descriptors > self.size {
             return;
         }
         if !self.is_marked(start) {
-            // In order there is one mark for all: then none was made.
-            if buffers == 1 || buffers != descriptors || in_order {
+            if !(1..descriptors).any(|n| self.is_marked(start.plus(n, self.size))) {
                 return;
             }
-            for n in (0..buffers).rev() {
-                let at = start.plus(n, self.size);
-                if !self.is_marked(at) {
-                    self.write_used(at, (self.rest(at.index) >> 32) as u16, 0);
-                }
-            }
+            self.give_back_empty(start, descriptors);
         }
         self.next = start.plus(descriptors, self.size);
         self.used_next = self.next;
+    }
+
+    /// Marks all buffers in so many descriptors, of which the last ones are marked already.
+    fn give_back_empty(&self, start: Position, descriptors: u16) {
+        let id_of = |at: Position| (self.rest(at.index) >> 32) as u16;
+        let mut firsts = Vec::new();
+        let mut n = 0;
+        // Chains that are not marked are still as the driver made them.
+        while n < descriptors && !self.is_marked(start.plus(n, self.size)) {
+            let at = start.plus(n, self.size);
+            let continues = (self.rest(at.index) >> FLAGS) as u16 & NEXT != 0;
+            let (len, id) = match self.extent(at) {
+                Ok(extent) if continues => extent,
+                _ => (1, id_of(at)),
+            };
+            firsts.push((at, id));
+            n += len;
+        }
+        // Of those that are, only the first descriptor is.
+        let marked = (n..descriptors).map(|n| start.plus(n, self.size));
+        firsts.extend(marked.filter(|at| self.is_marked(*at)).map(|at| (at, id_of(at))));
+        for (at, id) in firsts.into_iter().rev() {
+            self.write_used(at, id, 0);
+        }
     }
 
     fn here(&self) -> u32 {
         self.used_next.to_bits().into()
     }
 
-    /// Gives back buffers of which the driver sees all or none, because one mark tells it.
+    /// Gives back buffers of which the driver sees all or none, because one mark tells it: `give_back` makes it last. It is
+    /// told where the next batch begins.
     #[inline(always)]
-    fn recorded(&mut self, buffers: &[Used], give_back: impl FnOnce(&Self)) {
+    fn recorded(&mut self, buffers: &[Used], give_back: impl FnOnce(&Self, Position)) {
         // One by one: a driver that lies may have chains that add up to more than the ring.
         let after = buffers.iter().fold(self.used_next, |at, buffer| {
             at.plus(buffer.descriptors, self.size)
@@ -209,12 +235,12 @@ impl PackedRing {
             let descriptors = buffers
                 .iter()
                 .fold(0, |sum: u16, buffer| sum.saturating_add(buffer.descriptors));
-            record.begin(self.here(), buffers.len() as u16, descriptors);
+            record.begin(self.here(), descriptors);
         }
         if let Some(inflight) = &self.inflight {
             inflight.giving(self.used_next.to_bits(), after.to_bits());
         }
-        give_back(self);
+        give_back(self, after);
         self.used_next = after;
         if let Some(record) = &self.record {
             record.commit(self.here());
@@ -368,26 +394,17 @@ impl Vring for PackedRing {
 
     #[inline(always)]
     fn complete(&mut self, used: &[Used]) {
-        let Some((first, others)) = used.split_first() else {
-            return;
-        };
-        let start = self.used_next;
-        if used.iter().any(|buffer| buffer.descriptors != 1) {
-            for buffer in used {
-                self.recorded(std::slice::from_ref(buffer), |ring| {
-                    ring.write_used(ring.used_next, buffer.id, buffer.len);
-                });
-            }
+        if used.is_empty() {
             return;
         }
-        self.recorded(used, |ring| {
-            let mut at = start;
-            for buffer in others {
-                at = at.plus(1, ring.size);
+        // The last one first, the first one last: the driver, which waits there, then finds them all, and all buffers of a
+        // frame (§5.1.6.4), however many descriptors each has. Who is killed in between leaves the last ones marked.
+        self.recorded(used, |ring, after| {
+            let mut at = after;
+            for buffer in used.iter().rev() {
+                at = at.minus(buffer.descriptors, ring.size);
                 ring.write_used(at, buffer.id, buffer.len);
             }
-            // The first one last: the driver, which waits there, then finds them all.
-            ring.write_used(start, first.id, first.len);
         });
     }
 
@@ -396,7 +413,7 @@ impl Vring for PackedRing {
         match used.last() {
             // §2.8.9, in order: one used descriptor, with the last one's id, stands for the batch.
             Some(last) if self.in_order => {
-                self.recorded(used, |ring| ring.write_used(ring.used_next, last.id, 0));
+                self.recorded(used, |ring, _| ring.write_used(ring.used_next, last.id, 0));
             }
             _ => self.complete(used),
         }

@@ -1,5 +1,6 @@
 //! One queue pair of a guest as a port.
 
+use super::call::{NoEvent, call, calls_never_wait, check_event};
 use super::map::GuestMap;
 use super::packed::PackedRing;
 use super::receive::Receive;
@@ -74,6 +75,14 @@ pub enum VringError {
         log: u64,
         /// The first address behind what is written.
         end: u64,
+    },
+    /// The kick or the call is no eventfd.
+    #[error("the ring's {part} can't be used: {why}")]
+    Event {
+        /// Which of them.
+        part: &'static str,
+        /// What it is.
+        why: NoEvent,
     },
     /// A part of the ring is not in the guest's memory, or not aligned.
     #[error(
@@ -201,9 +210,7 @@ impl<T> Queue<T> {
             Ring::Packed(ring) => ring.must_call(),
         };
         if wanted {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: the buffer is 8 bytes long and lives through the call. A counter that is full is readable anyway.
-            unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            call(fd.as_fd());
         }
     }
 
@@ -228,15 +235,16 @@ impl<T> Queue<T> {
     }
 }
 
-/// A call must never stop the worker: a front-end may give us an eventfd that it has filled to its end.
-fn never_block(config: &VringConfig) {
-    let Some(fd) = &config.call else { return };
-    // SAFETY: no pointers are involved.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    if flags >= 0 && flags & libc::O_NONBLOCK == 0 {
-        // SAFETY: as above.
-        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+/// Only eventfds are signalled, read and waited for: anything else may make whoever does so wait.
+fn check_events(config: &VringConfig) -> Result<(), VringError> {
+    // Makes it ready before a worker needs it.
+    let _ = calls_never_wait();
+    for (part, fd) in [("kick", &config.kick), ("call", &config.call)] {
+        if let Some(fd) = fd {
+            check_event(fd).map_err(|why| VringError::Event { part, why })?;
+        }
     }
+    Ok(())
 }
 
 /// A request for the IP address of a guest, sent to all by itself; padded to Ethernet's least.
@@ -322,14 +330,14 @@ impl VhostPort {
         };
         let offloads = OFFLOADS.iter().map(has).fold(Offloads::empty(), Offloads::union);
         let transmit = transmit.map(|config| {
+            check_events(&config)?;
             let ring = Ring::new(&config, &memory, features, logged)?;
-            never_block(&config);
             let way = Transmit::new(GuestMap::new(&memory), header, config.size);
             Ok(Queue { ring, way, config })
         });
         let receive = receive.map(|config| {
+            check_events(&config)?;
             let ring = Ring::new(&config, &memory, features, logged)?;
-            never_block(&config);
             let mut way = Receive::new(GuestMap::new(&memory), header, mergeable, config.size);
             way.log = logged.cloned();
             Ok(Queue { ring, way, config })
@@ -512,6 +520,10 @@ impl Port for VhostPort {
 
     fn sends(&self) -> bool {
         self.receive.as_ref().is_some_and(|queue| queue.config.enabled)
+    }
+
+    fn is_down(&self) -> bool {
+        self.fault.is_some() || !self.sends()
     }
 
     fn fault(&self) -> Option<&Fault> {

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The pages of the file outlive the process. What is written there says, at any instant, how to go on: before a batch
-//! of buffers is given back, how many; after that, the new position. The driver sees a batch when its first descriptor
-//! is marked as used, which is done last, so that mark tells whether that was before or after the crash.
+//! of buffers is given back, how many descriptors those have; after that, the new position. The driver sees a batch when
+//! its first descriptor is marked as used, which is done last, so that mark tells whether that was before or after the
+//! crash.
 
 use super::memory::GuestMemory;
 use super::packed::PackedRing;
@@ -38,8 +39,8 @@ struct Slot {
     descriptors: AtomicU64,
     size: AtomicU32,
     agreed: AtomicU32,
-    /// The position as GET_VRING_BASE gives it; and, shifted by 32, buffers that are being given back, and shifted by 48
-    /// the descriptors that these take up. One store, so that they always belong together.
+    /// The position as GET_VRING_BASE gives it; and, shifted by 32, the descriptors of the buffers that are being given
+    /// back. One store, so that they always belong together.
     place: AtomicU64,
 }
 
@@ -119,16 +120,10 @@ impl RingRecord {
 
     /// Where a packed ring that a front-end starts goes on: at the base that it names, unless that is one from before a
     /// crash; then where the ring was, and what was being given back is given back. From now on it is recorded.
-    /// `in_order`: of a transmit queue with VIRTIO_F_IN_ORDER, a batch of which has one mark.
     ///
     /// # Errors
     /// [`VringError`] if the ring is impossible.
-    pub fn resume(
-        &self,
-        config: &VringConfig,
-        memory: &GuestMemory,
-        in_order: bool,
-    ) -> Result<u32, VringError> {
+    pub fn resume(&self, config: &VringConfig, memory: &GuestMemory) -> Result<u32, VringError> {
         let slot = self.slot();
         let same = slot.descriptors.load(Relaxed) == config.descriptors
             && slot.size.load(Relaxed) == u32::from(config.size)
@@ -148,7 +143,7 @@ impl RingRecord {
             && let Ok(mut ring) = PackedRing::new(&before, memory, 0)
             && ring.is_used()
         {
-            ring.settle((place >> 32) as u16, (place >> 48) as u16, in_order);
+            ring.settle((place >> 32) as u16);
             base = super::ring::Vring::base(&ring);
         } else {
             PackedRing::new(&VringConfig { base, ..before }, memory, 0)?;
@@ -165,10 +160,10 @@ impl RingRecord {
         self.slot().agreed.store(base, Release);
     }
 
-    /// The ring is at `base`, and so many buffers of so many descriptors are about to be given back.
+    /// The ring is at `base`, and buffers of so many descriptors are about to be given back.
     #[inline(always)]
-    pub(super) fn begin(&self, base: u32, buffers: u16, descriptors: u16) {
-        let place = u64::from(base) | u64::from(buffers) << 32 | u64::from(descriptors) << 48;
+    pub(super) fn begin(&self, base: u32, descriptors: u16) {
+        let place = u64::from(base) | u64::from(descriptors) << 32;
         self.slot().place.store(place, Release);
     }
 

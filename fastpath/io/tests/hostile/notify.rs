@@ -1,11 +1,12 @@
 //! Notifications that lie, and descriptors for them that are none.
 
-use crate::bed::{WHOLE, frame};
+use crate::bed::{WHOLE, frame, received};
 use crate::scene::{Behaviour, Expect, Kind, Scene};
 use clearway_io::Port;
 use clearway_virtio_mock::Ring;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +27,52 @@ fn with_call(s: &mut Scene, fd: impl Fn() -> OwnedFd) {
             ring.call = Some(fd());
         }
     });
+}
+
+/// An eventfd that is not O_NONBLOCK.
+fn blocking() -> EventFd {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).expect("eventfd")
+}
+
+fn duplicate(fd: impl AsFd) -> OwnedFd {
+    fd.as_fd().try_clone_to_owned().expect("a descriptor")
+}
+
+/// The open file is the front-end's too: what it sets there holds for everybody.
+fn block_again(event: &EventFd) {
+    fcntl(event, FcntlArg::F_SETFL(OFlag::empty())).expect("flags");
+}
+
+/// Does something that must not wait for an eventfd; after 5 s somebody does to it what ends the waiting, so that the
+/// test fails instead of standing still.
+fn without_waiting(what: impl FnOnce(), event: &EventFd, end: fn(&OwnedFd)) {
+    let done = Arc::new(AtomicBool::new(false));
+    let helper = {
+        let (done, event) = (done.clone(), duplicate(event));
+        std::thread::spawn(move || {
+            let last = Instant::now() + Duration::from_secs(5);
+            let mut in_time = true;
+            while !done.load(Ordering::Relaxed) {
+                if Instant::now() > last {
+                    in_time = false;
+                    end(&event);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            in_time
+        })
+    };
+    what();
+    done.store(true, Ordering::Relaxed);
+    assert!(helper.join().expect("the helper"), "the worker stood still");
+}
+
+fn take(event: &OwnedFd) {
+    let _ = nix::unistd::read(event, &mut [0; 8]);
+}
+
+fn kick(event: &OwnedFd) {
+    let _ = nix::unistd::write(event, &1u64.to_ne_bytes());
 }
 
 pub const ALL: &[Behaviour] = &[
@@ -99,58 +146,111 @@ pub const ALL: &[Behaviour] = &[
         expect: Expect::Served(5),
         kind: Kind::Both,
         act: |s| {
-            let call = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).expect("eventfd");
+            let call = blocking();
             call.write(u64::MAX - 1).expect("its end");
-            let fd = || {
-                std::os::fd::AsFd::as_fd(&call)
-                    .try_clone_to_owned()
-                    .expect("a descriptor")
-            };
-            with_call(s, fd);
-            // Unblocks the worker in the end, so that the test fails instead of standing still.
-            let done = Arc::new(AtomicBool::new(false));
-            let helper = {
-                let (done, call) = (done.clone(), fd());
-                std::thread::spawn(move || {
-                    let end = Instant::now() + Duration::from_secs(5);
-                    while !done.load(Ordering::Relaxed) {
-                        if Instant::now() > end {
-                            let _ = nix::unistd::read(&call, &mut [0; 8]);
-                            return false;
-                        }
-                        std::thread::sleep(Duration::from_millis(5));
+            with_call(s, || duplicate(&call));
+            without_waiting(|| traffic(s), &call, take);
+        },
+    },
+    Behaviour {
+        name: "call_that_is_made_to_block",
+        does: "fills the counter of its call, whose O_NONBLOCK it takes away while the port runs, again and again",
+        expect: Expect::Served(5 * 20),
+        kind: Kind::Both,
+        act: |s| {
+            let call = blocking();
+            with_call(s, || duplicate(&call));
+            call.write(u64::MAX - 1).expect("its end");
+            without_waiting(
+                || {
+                    for _ in 0..20 {
+                        block_again(&call);
+                        assert!(s.guest.rx().post(2000, WHOLE));
+                        s.guest.rx().flush();
+                        traffic(s);
+                        received(s.guest.rx());
                     }
-                    true
-                })
-            };
-            traffic(s);
-            done.store(true, Ordering::Relaxed);
-            assert!(
-                helper.join().expect("the helper"),
-                "the worker stood still in a call"
+                },
+                &call,
+                take,
             );
+            assert_eq!(
+                call.read(),
+                Ok(u64::MAX),
+                "it was called, and more than the counter holds"
+            );
+        },
+    },
+    Behaviour {
+        name: "kick_that_blocks",
+        does: "takes O_NONBLOCK away from its kick and never kicks",
+        expect: Expect::Served(5),
+        kind: Kind::Both,
+        act: |s| {
+            let kick_fd = blocking();
+            s.reopen(|config| {
+                for ring in [&mut config.transmit, &mut config.receive].into_iter().flatten() {
+                    ring.kick = Some(duplicate(&kick_fd));
+                }
+            });
+            block_again(&kick_fd);
+            without_waiting(
+                || {
+                    for _ in 0..20 {
+                        s.turn();
+                        assert!(!s.port.as_mut().expect("a port").arm());
+                    }
+                    s.turn();
+                    traffic(s);
+                },
+                &kick_fd,
+                kick,
+            );
+        },
+    },
+    Behaviour {
+        name: "call_that_is_a_full_pipe",
+        does: "gives a pipe to be called on, full to its end",
+        expect: Expect::Refused("the ring's call can't be used: it sent pipe:["),
+        kind: Kind::Both,
+        act: |s| {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).expect("a pipe");
+            while nix::unistd::write(&write, &[0; 4096]).is_ok() {}
+            fcntl(&write, FcntlArg::F_SETFL(OFlag::empty())).expect("flags");
+            with_call(s, || duplicate(&write));
+            drop(read);
         },
     },
     Behaviour {
         name: "call_on_a_closed_pipe",
         does: "gives a pipe to be called on whose other end is closed",
-        expect: Expect::Served(5),
+        expect: Expect::Refused("the ring's call can't be used: it sent pipe:["),
         kind: Kind::Both,
-        act: |s| {
-            with_call(s, || nix::unistd::pipe().expect("a pipe").1);
-            traffic(s);
-        },
+        act: |s| with_call(s, || nix::unistd::pipe().expect("a pipe").1),
     },
     Behaviour {
-        name: "call_that_cannot_be_written",
-        does: "gives a descriptor to be called on that is for reading only",
-        expect: Expect::Served(5),
+        name: "call_that_is_a_file",
+        does: "gives a file to be called on",
+        expect: Expect::Refused("where an eventfd belongs"),
         kind: Kind::Both,
         act: |s| {
             with_call(s, || {
                 std::fs::File::open("/proc/self/status").expect("a file").into()
             });
-            traffic(s);
+        },
+    },
+    Behaviour {
+        name: "kick_that_is_a_socket",
+        does: "gives a socket to be kicked by",
+        expect: Expect::Refused("the ring's kick can't be used: it sent socket:["),
+        kind: Kind::Both,
+        act: |s| {
+            s.reopen(|config| {
+                for ring in [&mut config.transmit, &mut config.receive].into_iter().flatten() {
+                    let (one, _) = std::os::unix::net::UnixStream::pair().expect("a socket");
+                    ring.kick = Some(one.into());
+                }
+            });
         },
     },
 ];

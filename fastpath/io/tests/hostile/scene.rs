@@ -235,6 +235,11 @@ impl Scene {
             let mut list: Vec<_> = copy.into_iter().collect();
             self.delivered += port.tx_batch(pools, &mut list).packets;
             list.drain(..).for_each(|frame| pools.free(frame));
+            assert_eq!(
+                port.is_down(),
+                port.fault().is_some(),
+                "what is refused is counted so"
+            );
         }
         let mut list: Vec<_> = batch.drain(..).collect();
         assert_eq!(self.witness_port.tx_batch(pools, &mut list).packets, 1);

@@ -3,7 +3,7 @@
 
 use crate::bed::*;
 use clearway_io::{FrameBatch, Inflight, InflightRegion, Port, VhostConfig, VhostPort, VringError};
-use clearway_virtio_mock::{RamRegion, Segment, desc_flag, feature};
+use clearway_virtio_mock::{RamRegion, Segment, Shape, desc_flag, feature};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -162,6 +162,61 @@ fn a_crash_while_giving_back_is_told_by_the_first_descriptor() {
     assert_eq!(guest.tx().reap(), 60);
     drop(port);
     bed.finish();
+}
+
+/// The same with buffers of several descriptors, of which the first says that it was used.
+#[test]
+fn a_crash_while_giving_back_chains_loses_those_frames_and_no_place() {
+    // How many of four buffers were marked, from the last one on.
+    for marked in 0..=4 {
+        let mut bed = Bed::new(256);
+        let mut guest = Guest::new(&GuestOptions {
+            features: feature::VERSION_1 | feature::RING_PACKED,
+            tx_size: 16,
+            ..GuestOptions::default()
+        });
+        let (buffer, bases) = (buffer(), bases(&guest));
+        drop(VhostPort::new(tracked(&guest, &buffer, bases), &bed.umem).expect("a port"));
+        // Chains of 2, 3, 4 and 1 descriptors.
+        let frames: Vec<_> = (0..4).map(|n| frame(n, 88)).collect();
+        for (frame, data) in frames.iter().zip([0, 44, 30, 100]) {
+            let shape = if data == 100 {
+                WHOLE
+            } else {
+                Shape {
+                    header: 12,
+                    data,
+                    ..WHOLE
+                }
+            };
+            assert!(guest.tx().send(Default::default(), frame, shape));
+        }
+        guest.tx().flush();
+        let descriptors = guest.tx().ring.parts()[0];
+        // The id of a chain is in its last descriptor, that of a used one in its first.
+        for (first, last) in [(9, 9), (5, 8), (2, 4), (0, 1)].into_iter().take(marked) {
+            let id = guest.ram.u16(descriptors + 16 * last + 12);
+            guest.ram.set_u16(descriptors + 16 * first + 12, id);
+            let used = desc_flag::AVAIL | desc_flag::USED;
+            guest.ram.set_u16(descriptors + 16 * first + 14, used);
+        }
+        buffer
+            .file
+            .write_all_at(&[10, 0, 0, 0, 1, 1], position(&buffer))
+            .expect("the buffer");
+        let mut port = VhostPort::new(tracked(&guest, &buffer, bases), &bed.umem).expect("a port");
+        if marked == 0 {
+            assert_eq!(bed.receive(&mut port), frames, "taken again");
+        }
+        assert_eq!(guest.tx().reap(), 4, "{marked} were marked");
+        for round in 0..5 {
+            let next = send(&mut guest, round..round + 7);
+            assert_eq!(bed.receive(&mut port), next, "{marked} were marked");
+            assert_eq!(guest.tx().reap(), 7);
+        }
+        drop(port);
+        bed.finish();
+    }
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn a_disabled_ring_supplies_nothing_and_discards_what_is_sent() {
         assert_eq!(guest.tx().reap(), 200, "{features:#x}: taken and discarded");
         let (counts, left) = bed.transmit(&mut port, &[frame(1, 60)]);
         assert_eq!((counts, left), (Default::default(), 1));
+        assert!(port.is_down(), "{features:#x}: refused, and not for want of room");
         assert!(guest.rx().receive().is_none());
         // Enabled, as a port anew.
         let mut config = port.into_config();
@@ -133,6 +134,11 @@ fn a_disabled_ring_supplies_nothing_and_discards_what_is_sent() {
         assert_eq!(bed.receive(&mut port), [frame(7, 99)]);
         assert_eq!(bed.transmit(&mut port, &[frame(8, 88)]).0.packets, 1);
         assert_eq!(plain_frames(guest.rx()), [frame(8, 88)]);
+        // Without a buffer it is full.
+        assert_eq!(guest.rx().ring.outstanding(), 255);
+        let many: Vec<Vec<u8>> = (0..100).map(|n| frame(n, 60)).collect();
+        let refused: usize = (0..3).map(|_| bed.transmit(&mut port, &many).1).sum();
+        assert_eq!((refused, port.is_down()), (45, false), "{features:#x}");
         drop(port);
         bed.finish();
     }

@@ -8,4 +8,5 @@ mod log;
 mod memory;
 mod notify;
 mod offload;
+mod once;
 mod rings;

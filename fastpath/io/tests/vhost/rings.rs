@@ -2,7 +2,9 @@
 
 use super::bed::{Bed, GuestOptions, WHOLE, frame, kinds, plain_frames, received};
 use clearway_io::{Frame, FrameBatch, Port};
-use clearway_virtio_mock::{Ring, Shape, feature};
+use clearway_virtio_mock::{GuestRam, RamRegion, Ring, Shape, desc_flag, feature};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 /// The sizes of the issue, around every limit that a ring or a frame has, and a GSO packet of 64 KiB.
 const SIZES: [usize; 24] = [
@@ -424,4 +426,107 @@ fn in_order_a_batch_may_be_one_used_entry() {
         drop(port);
         bed.finish();
     }
+}
+
+/// Memory of a guest's as its other cores see it: a system call for each look would be too slow to see anything.
+struct Mapped {
+    base: *mut libc::c_void,
+    offset: usize,
+    bytes: usize,
+}
+
+// SAFETY: it is read by atomics alone.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(ram: &GuestRam, at: u64, len: usize) -> Self {
+        let inside = |r: &&RamRegion| (r.guest..r.guest + r.size).contains(&at);
+        let region = ram.regions().iter().find(inside).expect("memory");
+        let at = (region.offset + at - region.guest) as usize;
+        let offset = at % 4096;
+        let bytes = offset + len;
+        let (read, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        let start = (at - offset) as libc::off_t;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                read,
+                shared,
+                region.fd().as_raw_fd(),
+                start,
+            )
+        };
+        assert_ne!(base, libc::MAP_FAILED);
+        Self { base, offset, bytes }
+    }
+
+    fn u16(&self, at: usize) -> u16 {
+        assert!(self.offset + at + 2 <= self.bytes);
+        // SAFETY: inside the mapping.
+        let at = unsafe { self.base.cast::<u8>().add(self.offset + at) };
+        // SAFETY: aligned, mapped as long as we live, and everybody's accesses are atomic.
+        let atom = unsafe { AtomicU16::from_ptr(at.cast()) };
+        atom.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody looks at it any more.
+        unsafe { libc::munmap(self.base, self.bytes) };
+    }
+}
+
+/// A frame in all the buffers of a packed ring, each of two descriptors, again and again: another core of the guest that
+/// sees the first one used must find the last one used (§5.1.6.4: all buffers of a frame are made visible at once).
+#[test]
+fn a_driver_that_sees_a_frames_first_buffer_sees_them_all() {
+    const BUFFERS: u16 = 64;
+    const ROUNDS: usize = 300;
+    let mut bed = Bed::new(64);
+    let options = GuestOptions {
+        features: feature::VERSION_1 | feature::MRG_RXBUF | feature::RING_PACKED,
+        rx_size: 2 * BUFFERS,
+        ..GuestOptions::default()
+    };
+    let (mut guest, mut port) = bed.guest(&options);
+    let shape = Shape { header: 12, ..WHOLE };
+    let at = guest.rx().ring.parts()[0];
+    let ring = Mapped::new(&guest.ram, at, 32 * usize::from(BUFFERS));
+    let seen = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn({
+            let (seen, ring) = (&seen, &ring);
+            move || {
+                let used = [desc_flag::AVAIL | desc_flag::USED, 0];
+                let flags = |index: u16| ring.u16(16 * usize::from(index) + 14) & used[0];
+                let mut early = 0;
+                for round in 0..ROUNDS {
+                    // Used descriptors have the lap's bit twice; new ones of this lap differ in it.
+                    while flags(0) != used[round % 2] {
+                        std::hint::spin_loop();
+                    }
+                    early += usize::from(flags(2 * BUFFERS - 2) != used[round % 2]);
+                    seen.store(round + 1, Ordering::Release);
+                }
+                early
+            }
+        });
+        for round in 0..ROUNDS {
+            assert_eq!(guest.rx().fill(500, shape), BUFFERS.into());
+            guest.rx().flush();
+            let sent = frame(round, usize::from(BUFFERS) * 512 - 12);
+            assert_eq!(bed.transmit(&mut port, std::slice::from_ref(&sent)).0.packets, 1);
+            while seen.load(Ordering::Acquire) <= round {
+                std::thread::yield_now();
+            }
+            assert!(plain_frames(guest.rx()) == [sent]);
+        }
+        let early = watcher.join().expect("the watcher");
+        assert_eq!(early, 0, "frames of which a part was seen");
+    });
+    drop(port);
+    bed.finish();
 }

@@ -1,0 +1,200 @@
+//! ADD.
+//!
+//! ```text
+//!   every field looked at ─► delegate ADD ─► daemon: attach ─► device information file ─► result
+//!                            ◄─ delegate DEL ◄──────── a step fails ────────
+//! ```
+//!
+//! The `dhcp` plugin speaks through the interface, which must be there first: then the daemon attaches, the plugin asks
+//! its server, and the daemon is told the addresses.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use clearway_config::attach::{Addresses, Attach, Attachment};
+use serde_json::Value;
+
+use super::{Context, about, no_vf};
+use crate::conf::{Conf, NEEDS_INTERFACE};
+use crate::delegate::Delegate;
+use crate::devinfo;
+use crate::environment::{Target, Verb};
+use crate::error::{CniError, Code};
+use crate::result::{Dns, Interface};
+
+pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError> {
+    let conf = context.conf;
+    refuse_own_namespace(target)?;
+    let network = conf.network()?;
+    let mut result = conf.prev_result()?.unwrap_or_default();
+    let netns = target.netns.display().to_string();
+    if result
+        .interfaces
+        .iter()
+        .any(|interface| interface.name == target.id.interface && interface.sandbox == netns)
+    {
+        return Err(exists(
+            target,
+            "prevResult already has it: an earlier plugin of the chain made it",
+        ));
+    }
+    let wanted = |given| {
+        network
+            .attach(&conf.name, target, given)
+            .ok_or_else(|| no_vf(network.device.as_deref()))
+    };
+    // Before anything is done.
+    wanted(Addresses::default())?;
+    let (attachment, dns) = match &context.delegate {
+        None => (
+            attach(context, target, &wanted(Addresses::default())?)?,
+            Dns::default(),
+        ),
+        Some(delegate) => {
+            refuse_existing(context, target)?;
+            let made = if NEEDS_INTERFACE.contains(&delegate.name) {
+                interface_first(context, target, delegate, &wanted(Addresses::default())?)
+            } else {
+                addresses_first(context, target, delegate, wanted)
+            };
+            // The specification asks for a DEL of the delegate after any failure of its ADD too.
+            made.inspect_err(|_| take_back_addresses(context, delegate))?
+        }
+    };
+    if let Err(error) = inform(conf, &attachment) {
+        detach(context, target);
+        if let Some(delegate) = &context.delegate {
+            take_back_addresses(context, delegate);
+        }
+        return Err(error);
+    }
+    let dns = if dns.is_empty() { &network.dns } else { &dns };
+    result.extend(interfaces(&attachment, &netns), &attachment.addresses, dns);
+    Ok(result.in_version(conf.version))
+}
+
+fn addresses_first(
+    context: &Context,
+    target: &Target,
+    delegate: &Delegate,
+    wanted: impl Fn(Addresses) -> Result<Attach, CniError>,
+) -> Result<(Attachment, Dns), CniError> {
+    let chosen = delegate.add()?;
+    let attachment = attach(context, target, &wanted(chosen.addresses())?)?;
+    Ok((attachment, chosen.dns))
+}
+
+fn interface_first(
+    context: &Context,
+    target: &Target,
+    delegate: &Delegate,
+    wanted: &Attach,
+) -> Result<(Attachment, Dns), CniError> {
+    attach(context, target, wanted)?;
+    let addressed = delegate.add().and_then(|chosen| {
+        let set = context.daemon.set_addresses(&target.id, &chosen.addresses());
+        let set =
+            set.map_err(|error| error.told(&about("give the addresses of the IPAM plugin to", target)))?;
+        Ok((set, chosen.dns))
+    });
+    addressed.inspect_err(|_| detach(context, target))
+}
+
+fn attach(context: &Context, target: &Target, wanted: &Attach) -> Result<Attachment, CniError> {
+    context.daemon.attach(&target.id, wanted).map_err(|error| {
+        if error.is_unclear() {
+            // It may be there, or still come: the runtime's DEL would find it, and no runtime should have to.
+            detach(context, target);
+        }
+        error.told(&about("attach", target))
+    })
+}
+
+fn detach(context: &Context, target: &Target) {
+    if let Err(error) = context.daemon.detach(&target.id) {
+        context
+            .log
+            .warning(&format!("the attachment is not taken back: {error}"));
+    }
+}
+
+fn take_back_addresses(context: &Context, delegate: &Delegate) {
+    if let Err(error) = delegate.ask(Verb::Del) {
+        context
+            .log
+            .warning(&format!("the addresses are not taken back: {error}"));
+    }
+}
+
+/// A container that shares the host's network has nothing to be attached to: the interface would be the host's.
+fn refuse_own_namespace(target: &Target) -> Result<(), CniError> {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    match (identity(&target.netns), identity(Path::new("/proc/self/ns/net"))) {
+        (Some(theirs), Some(ours)) if theirs == ours => Err(CniError::new(
+            Code::Environment,
+            format!(
+                "CNI_NETNS is {:?}, the namespace that clearway-cni itself runs in",
+                target.netns
+            ),
+            "the runtime must give the container's own network namespace",
+        )),
+        // Whether it is there is the daemon's to find out.
+        _ => Ok(()),
+    }
+}
+
+/// A second ADD must not reach the IPAM plugin: it would fail there, and the DEL that follows would free the addresses
+/// of the interface that is there.
+fn refuse_existing(context: &Context, target: &Target) -> Result<(), CniError> {
+    match context.daemon.attachment(&target.id) {
+        Ok(_) => Err(exists(target, "the daemon has this attachment")),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.told(&about("attach", target))),
+    }
+}
+
+fn exists(target: &Target, reason: &str) -> CniError {
+    CniError::new(
+        Code::Conflict,
+        about("clearway-cni could not attach", target),
+        format!("{reason}; remove it first (DEL), or choose another CNI_IFNAME"),
+    )
+}
+
+/// Tells the pod's application of its vhost-user socket.
+fn inform(conf: &Conf, attachment: &Attachment) -> Result<(), CniError> {
+    let (Some(path), Some(socket)) = (conf.device_info_file(), &attachment.socket) else {
+        return Ok(());
+    };
+    let client = attachment.wanted.vhost.as_ref().is_some_and(|vhost| vhost.client);
+    devinfo::write(&path, &devinfo::vhost_user(socket, client)).map_err(|error| {
+        CniError::new(
+            Code::Io,
+            error.to_string(),
+            "nothing is attached; make its folder writable, or take CNIDeviceInfoFile out of the network's capabilities",
+        )
+    })
+}
+
+/// The daemon's end, if the host sees it, and the container's.
+fn interfaces(attachment: &Attachment, netns: &str) -> Vec<Interface> {
+    let host = attachment.host_interface.as_ref().map(|name| Interface {
+        name: name.clone(),
+        mtu: Some(attachment.mtu.into()),
+        ..Interface::default()
+    });
+    let container = Interface {
+        name: attachment.id.interface.clone(),
+        mac: attachment.mac.to_string(),
+        mtu: Some(attachment.mtu.into()),
+        sandbox: netns.into(),
+        socket_path: attachment
+            .socket
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+        pci_id: String::new(),
+    };
+    host.into_iter().chain([container]).collect()
+}

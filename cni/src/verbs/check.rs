@@ -1,0 +1,134 @@
+//! CHECK: what the daemon finds, what the runtime remembers, and what the network says, compared with each other.
+
+use clearway_config::attach::{Attachment, AttachmentState};
+
+use super::{Context, about};
+use crate::conf::{ConfError, Network};
+use crate::environment::{Target, Verb};
+use crate::error::{CniError, Code};
+use crate::result::CniResult;
+
+pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> {
+    let Context { conf, .. } = context;
+    let network = conf.network()?;
+    let remembered = conf.prev_result()?.ok_or(ConfError::Missing {
+        field: "prevResult",
+        advice: "CHECK compares with the result of ADD, which the runtime must hand over",
+    })?;
+    let attachment = context.daemon.attachment(&target.id).map_err(|error| {
+        if !error.is_not_found() {
+            return error.told(&about("check", target));
+        }
+        // "Unknown container" means that no DEL is needed; an IPAM plugin may still hold an address.
+        let code = match context.delegate {
+            None => Code::UnknownContainer,
+            Some(_) => Code::NotAttached,
+        };
+        CniError::new(
+            code,
+            about("the daemon has no attachment of", target),
+            "it was removed, or never made: the container is without this network until it is made anew",
+        )
+    })?;
+    let mut findings = attachment.problems.clone();
+    if attachment.state != AttachmentState::Ready {
+        findings.push(format!("it is not complete: {}", attachment.state));
+    }
+    findings.extend(same_network(&network, &attachment));
+    findings.extend(compare(&attachment, &remembered, target));
+    if !findings.is_empty() {
+        return Err(CniError::new(
+            Code::Drifted,
+            about("not as it should be:", target),
+            findings.join("; "),
+        ));
+    }
+    context
+        .delegate
+        .as_ref()
+        .map_or(Ok(()), |delegate| delegate.ask(Verb::Check))
+}
+
+/// What of the attachment is another network's: this one has been changed since ADD.
+fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
+    let mut findings = Vec::new();
+    let wanted = &attachment.wanted;
+    if network.mode.kind() != Some(wanted.kind) {
+        findings.push(format!(
+            "it is of kind {}, the network's mode is {}",
+            wanted.kind, network.mode
+        ));
+    }
+    if network.segment.as_ref() != Some(&wanted.segment) {
+        findings.push(format!(
+            "it is in the segment {:?}, the network's is {:?}",
+            wanted.segment, network.segment
+        ));
+    }
+    findings
+}
+
+/// What the daemon has against what the runtime remembers. A later plugin of the chain may have changed routes, so one
+/// more is no finding, and neither is one that has another next hop now.
+fn compare(attachment: &Attachment, remembered: &CniResult, target: &Target) -> Vec<String> {
+    let netns = target.netns.display().to_string();
+    let name = &target.id.interface;
+    let ours = |i: &usize| {
+        let interface = &remembered.interfaces[*i];
+        interface.name == *name && interface.sandbox == netns
+    };
+    let Some(place) = (0..remembered.interfaces.len()).find(ours) else {
+        return vec![format!("prevResult has no interface {name} in {netns}")];
+    };
+    let interface = &remembered.interfaces[place];
+    let mut findings = Vec::new();
+    let mut differ = |what: &str, remembered: &str, found: String| {
+        // Older versions of the protocol do not tell everything.
+        if !remembered.is_empty() && !remembered.eq_ignore_ascii_case(&found) {
+            findings.push(format!("its {what} is {found:?}, prevResult has {remembered:?}"));
+        }
+    };
+    differ("MAC address", &interface.mac, attachment.mac.to_string());
+    let mtu = interface.mtu.map(|mtu| mtu.to_string()).unwrap_or_default();
+    differ("MTU", &mtu, attachment.mtu.to_string());
+    let socket = attachment.socket.as_ref().map(|path| path.display().to_string());
+    differ("socket", &interface.socket_path, socket.unwrap_or_default());
+    let listed: Vec<_> = remembered
+        .ips
+        .iter()
+        .filter(|ip| ip.interface == Some(place))
+        .collect();
+    for ip in &listed {
+        if !attachment
+            .addresses
+            .ips
+            .iter()
+            .any(|found| found.address == ip.address)
+        {
+            findings.push(format!("it has not the address {} of prevResult", ip.address));
+        }
+    }
+    for found in &attachment.addresses.ips {
+        match listed.iter().find(|ip| ip.address == found.address) {
+            None => findings.push(format!("its address {} is not in prevResult", found.address)),
+            Some(ip) if ip.gateway != found.gateway => findings.push(format!(
+                "the gateway of its address {} is {}, prevResult has {}",
+                found.address,
+                gateway(found.gateway),
+                gateway(ip.gateway)
+            )),
+            Some(_) => {}
+        }
+    }
+    for found in &attachment.addresses.routes {
+        let listed = |route: &&crate::result::CniRoute| route.dst == found.dst;
+        if remembered.routes.iter().find(listed).is_none() {
+            findings.push(format!("its route to {} is not in prevResult", found.dst));
+        }
+    }
+    findings
+}
+
+fn gateway(address: Option<std::net::IpAddr>) -> String {
+    address.map_or_else(|| "none".into(), |address| address.to_string())
+}

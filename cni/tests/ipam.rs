@@ -1,0 +1,368 @@
+//! IPAM plugins: one of ours that does what a test says, and Debian's.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{CONTAINER, FakeDaemon, NETNS, Ran, VERSIONS, call_with, remembering, script};
+use serde_json::{Value, json};
+
+/// Debian's package containernetworking-plugins (`scripts/setup.sh`).
+const DEBIAN: &str = "/usr/lib/cni";
+
+/// An IPAM plugin that writes down what it is asked, and answers with the file `VERB.out` and the code in `VERB.code`.
+struct FakeIpam {
+    folder: PathBuf,
+    name: &'static str,
+}
+
+impl FakeIpam {
+    fn new(daemon: &FakeDaemon, name: &'static str) -> Self {
+        let folder = daemon.folder.path().join("ipam");
+        fs::create_dir(&folder).unwrap();
+        let text = r#"#!/bin/sh
+cd "$(dirname "$0")"
+echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $CNI_ARGS" >>asked
+cat >stdin
+echo "a word on stderr" >&2
+cat "$CNI_COMMAND.out" 2>/dev/null
+exit "$(cat "$CNI_COMMAND.code" 2>/dev/null || echo 0)"
+"#;
+        script(&folder, name, text);
+        let ipam = Self { folder, name };
+        ipam.says("ADD", &result("1.0.0"), 0);
+        ipam
+    }
+
+    fn says(&self, verb: &str, out: &Value, code: u8) {
+        fs::write(self.folder.join(format!("{verb}.out")), out.to_string()).unwrap();
+        fs::write(self.folder.join(format!("{verb}.code")), code.to_string()).unwrap();
+    }
+
+    /// The verbs it was asked since the last time.
+    fn asked(&self) -> Vec<String> {
+        let path = self.folder.join("asked");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(path);
+        text.lines()
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect()
+    }
+
+    fn network(&self, daemon: &FakeDaemon, version: &str) -> Value {
+        daemon.network(
+            version,
+            json!({"mode": "veth", "ipam": {"type": self.name, "anything": [1, 2]}}),
+        )
+    }
+
+    fn call(&self, verb: &str, conf: &Value) -> Ran {
+        let path = format!("/no/such:{}", self.folder.display());
+        call_with(verb, conf, &[("CNI_PATH", &path)])
+    }
+}
+
+fn result(version: &str) -> Value {
+    let mut result = json!({
+        "cniVersion": version,
+        "ips": [{"address": "10.8.0.5/24", "gateway": "10.8.0.1"}, {"address": "2001:db8:8::5/64"}],
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dns": {"nameservers": ["10.8.0.1"]}
+    });
+    if version < "1.0.0" {
+        result["ips"][0]["version"] = "4".into();
+        result["ips"][1]["version"] = "6".into();
+    }
+    result
+}
+
+#[test]
+fn an_ipam_plugins_addresses_reach_the_daemon_and_the_result() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    for version in VERSIONS {
+        ipam.says("ADD", &result(version), 0);
+        let conf = ipam.network(&daemon, version);
+        let ran = ipam.call("ADD", &conf);
+        assert!(ran.stderr.contains("a word on stderr"), "{ran:?}");
+        let told = ran.good();
+        assert_eq!(
+            daemon.state().body["ipam"],
+            json!({"given": {
+                "ips": [{"address": "10.8.0.5/24", "gateway": "10.8.0.1"}, {"address": "2001:db8:8::5/64"}],
+                "routes": [{"dst": "0.0.0.0/0"}]
+            }})
+        );
+        assert_eq!(told["ips"][1]["address"], "2001:db8:8::5/64");
+        assert_eq!(told["ips"][1]["interface"], 1);
+        assert_eq!(told["dns"]["nameservers"][0], "10.8.0.1");
+        let stdin: Value = serde_json::from_slice(&fs::read(ipam.folder.join("stdin")).unwrap()).unwrap();
+        assert_eq!(stdin, conf, "the whole configuration is handed on");
+        ipam.call("DEL", &remembering(&conf, &told)).good();
+        assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    }
+    // The result of the oldest plugins.
+    ipam.says(
+        "ADD",
+        &json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.8.0.6/24"}}),
+        0,
+    );
+    let told = ipam.call("ADD", &ipam.network(&daemon, "0.3.1")).good();
+    assert_eq!(told["ips"][0]["address"], "10.8.0.6/24");
+}
+
+#[test]
+fn it_has_the_environment_of_the_call() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    ipam.call("ADD", &ipam.network(&daemon, "1.0.0")).good();
+    let asked = fs::read_to_string(ipam.folder.join("asked")).unwrap();
+    assert_eq!(asked, format!("ADD {CONTAINER} net1 {NETNS} \n"));
+}
+
+#[test]
+fn a_failed_attachment_gives_the_addresses_back() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    daemon.refuse("PUT", 500, "failed");
+    ipam.call("ADD", &conf).failed(100);
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    daemon.state().refuse.clear();
+    // Its own failure is passed on, word for word.
+    let object =
+        json!({"cniVersion": "1.0.0", "code": 142, "msg": "no address left", "details": "in 10.8.0.0/24"});
+    ipam.says("ADD", &object, 1);
+    daemon.requests();
+    let ran = ipam.call("ADD", &conf);
+    assert_eq!(ran.out["msg"], "no address left");
+    let error = ran.failed(142);
+    assert!(
+        error.contains("in 10.8.0.0/24") && error.contains("fake"),
+        "{error}"
+    );
+    assert_eq!(ipam.asked(), ["ADD", "DEL"], "the specification asks for a DEL");
+    assert!(!daemon.requests().iter().any(|request| request.starts_with("PUT")));
+}
+
+/// Its ADD would fail, and the DEL after that would free the addresses of the interface that is there.
+#[test]
+fn a_second_add_does_not_reach_it() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    ipam.call("ADD", &conf).good();
+    ipam.asked();
+    ipam.call("ADD", &conf).failed(102);
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    assert_eq!(daemon.state().attachments.len(), 1);
+}
+
+#[test]
+fn answers_that_are_none_are_named() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    for (out, code) in [
+        (json!({"cniVersion": "1.0.0", "ips": []}), 0),
+        (
+            json!({"cniVersion": "1.0.0", "ips": [{"address": "10.8.0.5"}]}),
+            0,
+        ),
+        (json!("what?"), 0),
+        (json!("what?"), 3),
+        (json!({"code": 7}), 1),
+    ] {
+        ipam.says("ADD", &out, code);
+        let error = ipam.call("ADD", &conf).failed(104);
+        assert!(error.contains("ipam/fake"), "{error}");
+    }
+    assert!(daemon.state().attachments.is_empty());
+    let mut none = conf.clone();
+    none["ipam"]["type"] = "no-such".into();
+    let error = ipam.call("ADD", &none).failed(7);
+    assert!(error.contains("no-such") && error.contains("CNI_PATH"), "{error}");
+    let error = call_with("ADD", &conf, &[]).failed(4);
+    assert!(error.contains("CNI_PATH"), "{error}");
+    none["ipam"]["type"] = "../fake".into();
+    ipam.call("ADD", &none).failed(7);
+}
+
+#[test]
+fn check_gc_and_status_are_handed_on() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let mut conf = ipam.network(&daemon, "1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": CONTAINER, "ifname": "net1"}]);
+    let told = ipam.call("ADD", &conf).good();
+    let conf = remembering(&conf, &told);
+    for verb in ["CHECK", "GC", "STATUS"] {
+        assert_eq!(ipam.call(verb, &conf).good(), Value::Null);
+    }
+    assert_eq!(ipam.asked(), ["ADD", "CHECK", "GC", "STATUS"]);
+    for verb in ["CHECK", "GC", "STATUS", "DEL"] {
+        ipam.says(verb, &json!({"code": 50, "msg": format!("no {verb}")}), 1);
+        let error = ipam.call(verb, &conf).failed(50);
+        assert!(error.contains(&format!("no {verb}")), "{error}");
+    }
+    assert!(daemon.state().attachments.is_empty(), "DEL did its own part");
+    // Unknown to the daemon, but the IPAM plugin may still hold an address: not "no DEL needed".
+    ipam.call("CHECK", &conf).failed(101);
+    // Both are asked even when the first fails, and both failures are told.
+    ipam.asked();
+    daemon.refuse("POST", 500, "failed");
+    let error = ipam.call("GC", &conf).failed(100);
+    assert!(error.contains("it is so") && error.contains("no GC"), "{error}");
+    assert_eq!(ipam.asked(), ["GC"]);
+}
+
+/// The attachment is still there without the daemon: its address must not go to another.
+#[test]
+fn without_the_daemon_addresses_stay() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let mut conf = ipam.network(&daemon, "1.0.0");
+    conf["daemonSocket"] = "/run/clearway-no-such.sock".into();
+    ipam.call("ADD", &conf).failed(11);
+    ipam.call("DEL", &conf).failed(11);
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    // Without a namespace they are given back.
+    let conf = ipam.network(&daemon, "1.0.0");
+    let path = ipam.folder.display().to_string();
+    call_with("DEL", &conf, &[("CNI_PATH", &path), ("CNI_NETNS", "")]).good();
+    assert_eq!(ipam.asked(), ["DEL"]);
+}
+
+/// More than a pipe holds, to a plugin that reads all of it and to one that reads nothing.
+#[test]
+fn large_configurations_get_through() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let mut conf = ipam.network(&daemon, "1.0.0");
+    conf["ipam"]["anything"] = "x".repeat(300_000).into();
+    let mut large = result("1.0.0");
+    large["comment"] = "y".repeat(300_000).into();
+    ipam.says("ADD", &large, 0);
+    ipam.call("ADD", &conf).good();
+    ipam.call("DEL", &conf).good();
+    let text = format!(
+        "#!/bin/sh\n[ $CNI_COMMAND = DEL ] || echo '{}'\n",
+        result("1.0.0")
+    );
+    script(&ipam.folder, "fake", &text);
+    ipam.call("ADD", &conf).good();
+    ipam.call("DEL", &conf).good();
+}
+
+/// The dhcp plugin speaks through the interface: it comes first there, and its addresses later.
+#[test]
+fn dhcp_finds_the_interface() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "dhcp");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let told = ipam.call("ADD", &conf).good();
+    let path = format!("/v1/attachments/{CONTAINER}/net1");
+    assert_eq!(
+        daemon.requests(),
+        [
+            format!("GET {path}"),
+            format!("PUT {path}"),
+            format!("PUT {path}/addresses")
+        ]
+    );
+    assert_eq!(told["ips"][0]["address"], "10.8.0.5/24");
+    ipam.call("CHECK", &remembering(&conf, &told)).good();
+    ipam.call("DEL", &conf).good();
+    ipam.says("ADD", &json!({"code": 11, "msg": "no server"}), 1);
+    daemon.requests();
+    ipam.asked();
+    ipam.call("ADD", &conf).failed(11);
+    assert_eq!(daemon.requests().last().unwrap(), &format!("DELETE {path}"));
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    assert!(daemon.state().attachments.is_empty());
+}
+
+fn debian(verb: &str, conf: &Value) -> Ran {
+    assert!(
+        Path::new(DEBIAN).join("host-local").exists(),
+        "no {DEBIAN}/host-local: run scripts/setup.sh"
+    );
+    call_with(verb, conf, &[("CNI_PATH", DEBIAN)])
+}
+
+#[test]
+fn debians_host_local_gives_addresses() {
+    let daemon = FakeDaemon::start();
+    let data = daemon.folder.path().join("host-local");
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
+        let conf = daemon.network(version, json!({"mode": "tap", "ipam": {
+            "type": "host-local", "subnet": "10.6.0.0/24", "routes": [{"dst": "0.0.0.0/0"}], "dataDir": data
+        }}));
+        let told = debian("ADD", &conf).good();
+        let address = told["ips"][0]["address"].as_str().unwrap();
+        assert!(address.starts_with("10.6.0."), "{told}");
+        assert_eq!(told["ips"][0]["gateway"], "10.6.0.1");
+        assert_eq!(told["routes"][0]["dst"], "0.0.0.0/0");
+        let held = || {
+            fs::read_dir(data.join("blue"))
+                .unwrap()
+                .filter(|entry| {
+                    entry
+                        .as_ref()
+                        .unwrap()
+                        .file_name()
+                        .to_string_lossy()
+                        .starts_with("10.")
+                })
+                .count()
+        };
+        assert_eq!(held(), 1);
+        if version >= "0.4.0" {
+            debian("CHECK", &remembering(&conf, &told)).good();
+        }
+        daemon.refuse("PUT", 500, "failed");
+        call_with("ADD", &conf, &[("CNI_PATH", DEBIAN), ("CNI_IFNAME", "net2")]).failed(100);
+        daemon.state().refuse.clear();
+        assert_eq!(held(), 1, "a failed ADD holds nothing");
+        debian("DEL", &conf).good();
+        debian("DEL", &conf).good();
+        assert_eq!(held(), 0);
+    }
+}
+
+#[test]
+fn debians_static_gives_addresses() {
+    let daemon = FakeDaemon::start();
+    let conf = daemon.network(
+        "1.0.0",
+        json!({
+            "mode": "veth",
+            "ipam": {"type": "static", "addresses": [{"address": "10.5.0.9/24", "gateway": "10.5.0.1"}]}
+        }),
+    );
+    let told = debian("ADD", &conf).good();
+    assert_eq!(
+        told["ips"],
+        json!([{"address": "10.5.0.9/24", "gateway": "10.5.0.1", "interface": 1}])
+    );
+    debian("CHECK", &remembering(&conf, &told)).good();
+    debian("DEL", &conf).good();
+}
+
+/// Debian's plugins speak CNI up to 1.0.0.
+#[test]
+fn a_delegate_that_is_too_old_has_advice() {
+    let daemon = FakeDaemon::start();
+    let conf = daemon.network(
+        "1.1.0",
+        json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.9/24"}]}}),
+    );
+    let error = debian("ADD", &conf).failed(1);
+    assert!(
+        error.contains("\"1.0.0\"") && error.contains("clearway"),
+        "{error}"
+    );
+    assert!(daemon.state().attachments.is_empty());
+}

@@ -1,0 +1,288 @@
+//! What each step of an attachment does on this host. Every step can be repeated; every step back is fine with nothing
+//! being there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use clearway_config::attach::{Segment, VhostSocket};
+use clearway_config::Name;
+
+use crate::daemon::Standing;
+use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
+use crate::host::accounts;
+use crate::host::pod::{PodError, PodNetns, Veth, differences};
+use crate::host::Host;
+use super::known::Known;
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// In the pod's namespace, or with its interface.
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    /// The control thread says no.
+    #[error(transparent)]
+    Control(#[from] ApiError),
+    /// The folder of a vhost-user socket.
+    #[error("{attempt} {} failed: {source}", .path.display())]
+    Folder {
+        /// "making", "giving away", "labelling", "removing".
+        attempt: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A test wants to see what happens then.
+    #[cfg(test)]
+    #[error("{0}")]
+    Injected(String),
+}
+
+impl Fault {
+    /// What kind of failure it is.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Control(error) => error.code,
+            Self::Pod(PodError::NoNetns(_) | PodError::Own(_) | PodError::Gone(_)) => ErrorCode::BadRequest,
+            Self::Pod(PodError::PodNameTaken { .. }) => ErrorCode::Conflict,
+            _ => ErrorCode::Failed,
+        }
+    }
+
+    /// Its single faults.
+    pub(crate) fn details(&self) -> Vec<Detail> {
+        match self {
+            Self::Control(error) => error.details.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The host, as attachments see it.
+pub(crate) trait Ground: Send + Sync {
+    /// Which network namespace this is; the daemon's own is refused.
+    fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
+    /// The segment's bridge domain, and the address pools.
+    fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
+    /// Where the folder of a vhost-user socket is made.
+    fn vhost_folder(&self, port: &Name) -> PathBuf;
+    /// A veth pair with one end in the pod.
+    fn make_veth(&self, known: &Known) -> Result<(), Fault>;
+    /// Addresses and routes in the pod; its interface and ours are up.
+    fn set_up(&self, known: &Known) -> Result<(), Fault>;
+    /// The folder of a socket.
+    fn make_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// Has the engine forward; when this returns it does.
+    fn open_port(&self, known: &Known) -> Result<(), Fault>;
+    /// Tells its neighbours where it is now. They learn it anyway, later.
+    fn announce(&self, known: &Known);
+    /// The engine lets go of it.
+    fn close_port(&self, known: &Known) -> Result<(), Fault>;
+    /// Both ends go.
+    fn remove_veth(&self, known: &Known) -> Result<(), Fault>;
+    /// The TAP goes.
+    fn remove_tap(&self, known: &Known) -> Result<(), Fault>;
+    /// The folder goes, if it is one of ours.
+    fn remove_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// What is not as it should be, in words; nothing: all is.
+    fn look(&self, known: &Known) -> Vec<String>;
+    /// Makes it as it should be.
+    fn repair(&self, known: &Known) -> Result<(), Fault>;
+}
+
+/// This host.
+pub(crate) struct HostGround {
+    handle: Handle,
+    vhost: PathBuf,
+}
+
+impl HostGround {
+    /// With the daemon's control thread behind `handle`, and sockets in folders below `vhost`.
+    pub(crate) fn new(handle: Handle, vhost: PathBuf) -> Self {
+        Self { handle, vhost }
+    }
+
+    fn is_ours(&self, folder: &Path) -> bool {
+        folder.parent() == Some(&self.vhost)
+    }
+}
+
+impl Ground for HostGround {
+    fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
+        Ok(PodNetns::open(path)?)
+    }
+
+    fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
+        let segment = segment.clone();
+        Ok(self.handle.ask_blocking(|reply| Request::Standing { segment, reply })?)
+    }
+
+    fn vhost_folder(&self, port: &Name) -> PathBuf {
+        self.vhost.join(port.as_str())
+    }
+
+    fn make_veth(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        let alias = format!("clearway {}", attachment.id);
+        let veth = Veth {
+            host_name: attachment.host_interface.as_deref().unwrap_or_default(),
+            host_mac: None,
+            pod_name: &attachment.id.interface,
+            mac: attachment.mac,
+            mtu: u32::from(attachment.mtu),
+            // What is longer, the kernel does not take.
+            alias: alias.get(..255).unwrap_or(&alias),
+        };
+        Host::open().map_err(PodError::from)?.create_veth(&known.netns, &veth)?;
+        Ok(())
+    }
+
+    fn set_up(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        let mut pod = known.netns.enter()?;
+        pod.set_up(&attachment.id.interface, &attachment.addresses)?;
+        if let Some(host_interface) = &attachment.host_interface {
+            let up = || {
+                let mut host = Host::open()?;
+                let link = host.link(host_interface)?;
+                host.set_link_up(link.ifindex)
+            };
+            up().map_err(PodError::from)?;
+        }
+        Ok(())
+    }
+
+    fn make_folder(&self, known: &Known) -> Result<(), Fault> {
+        let Some(folder) = known.attachment.socket.as_deref().and_then(Path::parent) else {
+            return Ok(());
+        };
+        make_folder(folder, self.is_ours(folder), known.attachment.wanted.vhost.as_ref())
+    }
+
+    fn open_port(&self, known: &Known) -> Result<(), Fault> {
+        let wanted = Box::new(known.port());
+        let name = known.attachment.port.clone();
+        let request = |reply| Request::Attach { name, wanted, reply };
+        Ok(self.handle.ask_blocking(request)?)
+    }
+
+    fn announce(&self, known: &Known) {
+        let attachment = &known.attachment;
+        let addresses: Vec<_> = attachment.addresses.ips.iter().map(|ip| ip.address.addr()).collect();
+        let announced = known
+            .netns
+            .enter()
+            .and_then(|mut pod| pod.announce(&attachment.id.interface, attachment.mac, &addresses));
+        if let Err(error) = announced {
+            tracing::warn!(attachment = %attachment.id, %error, "its neighbours were not told where it is; they learn it from its packets");
+        }
+    }
+
+    fn close_port(&self, known: &Known) -> Result<(), Fault> {
+        let name = known.attachment.port.clone();
+        Ok(self.handle.ask_blocking(|reply| Request::Detach { name, reply })?)
+    }
+
+    fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
+        if let Some(host_interface) = &known.attachment.host_interface {
+            Host::open().map_err(PodError::from)?.delete_veth(host_interface)?;
+        }
+        Ok(())
+    }
+
+    fn remove_tap(&self, known: &Known) -> Result<(), Fault> {
+        // With the namespace the TAP is gone.
+        if known.netns.still_there().is_ok() {
+            known.netns.enter()?.delete_tap(&known.attachment.id.interface)?;
+        }
+        Ok(())
+    }
+
+    fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
+        let folder = known.attachment.socket.as_deref().and_then(Path::parent);
+        let Some(folder) = folder.filter(|folder| self.is_ours(folder)) else {
+            return Ok(());
+        };
+        match fs::remove_dir_all(folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Fault::Folder {
+                attempt: "removing",
+                path: folder.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn look(&self, known: &Known) -> Vec<String> {
+        let attachment = &known.attachment;
+        let mut problems = Vec::new();
+        if let Some(wanted) = known.interface() {
+            match known.netns.enter().and_then(|mut pod| pod.look(&attachment.id.interface)) {
+                Ok(found) => problems.extend(differences(&wanted, found.as_ref()).iter().map(ToString::to_string)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let name = attachment.port.clone();
+        match self.handle.ask_blocking(|reply| Request::WhyDown { name, reply }) {
+            Ok(reason) => problems.extend(reason.map(|reason| format!("port {}: {reason}", attachment.port))),
+            Err(error) => problems.push(error.to_string()),
+        }
+        problems
+    }
+
+    fn repair(&self, known: &Known) -> Result<(), Fault> {
+        let attachment = &known.attachment;
+        // Folder and socket are the port's.
+        let Some(wanted) = known.interface() else {
+            return self.make_folder(known);
+        };
+        let mut pod = known.netns.enter()?;
+        if pod.look(&attachment.id.interface)?.is_none() && attachment.host_interface.is_some() {
+            self.remove_veth(known)?;
+            self.make_veth(known)?;
+        }
+        let found = pod.repair(&attachment.id.interface, &wanted)?;
+        self.set_up(known)?;
+        if !found.is_empty() {
+            self.announce(known);
+        }
+        Ok(())
+    }
+}
+
+/// The folder of a vhost-user socket. One that is the user's is left as it is, but for its label.
+fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Result<(), Fault> {
+    let failed = |attempt: &'static str| {
+        move |source| Fault::Folder {
+            attempt,
+            path: folder.to_owned(),
+            source,
+        }
+    };
+    fs::create_dir_all(folder).map_err(failed("making"))?;
+    let socket = socket.cloned().unwrap_or_default();
+    if ours {
+        // Whoever may use the socket has to reach it.
+        let mode = fs::Permissions::from_mode(0o750);
+        fs::set_permissions(folder, mode).map_err(failed("giving rights to"))?;
+        let none = |what: &str, name: &str| {
+            let text = format!("this host has no {what} `{name}`; create it, or name another one");
+            failed("giving away")(io::Error::other(text))
+        };
+        let owner = socket.owner.as_deref();
+        let owner = owner.map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
+        let group = socket.group.as_deref();
+        let group = group.map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
+        nix::unistd::chown(folder, owner.transpose()?, group.transpose()?)
+            .map_err(|errno| failed("giving away")(errno.into()))?;
+    }
+    if let Some(label) = &socket.selinux_label {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(folder, "security.selinux", label.as_bytes(), flags)
+            .map_err(|errno| failed("labelling")(errno.into()))?;
+    }
+    Ok(())
+}

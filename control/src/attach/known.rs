@@ -1,0 +1,191 @@
+//! What is known of an attachment, and what follows from it. Pure: nothing here asks anybody.
+
+use std::path::PathBuf;
+
+use clearway_config::attach::{Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState};
+use clearway_config::{Name, Port, PortKind};
+use clearway_wire::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::AttachedPort;
+use crate::host::pod::{PodNetns, Wanted};
+
+/// The MTU of a pod's interface when nobody says another.
+const MTU: u16 = 1500;
+/// The file name of a vhost-user socket when nobody says another.
+const SOCKET: &str = "vhost.sock";
+
+/// What is known of an attachment: a record's value in the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Known {
+    pub(crate) attachment: Attachment,
+    /// The namespace that it is in: another may have its path one day.
+    pub(crate) netns: PodNetns,
+}
+
+impl Known {
+    /// What is to be made of a request.
+    pub(super) fn new(
+        id: &AttachmentId,
+        wanted: Attach,
+        netns: PodNetns,
+        domain: Option<Name>,
+        addresses: Addresses,
+        vhost_folder: impl FnOnce(&Name) -> PathBuf,
+    ) -> Self {
+        let port = port_name(id);
+        let socket = (wanted.kind == AttachKind::VhostUser).then(|| {
+            let socket = wanted.vhost.clone().unwrap_or_default();
+            let folder = socket.folder.unwrap_or_else(|| vhost_folder(&port));
+            folder.join(socket.file.as_deref().unwrap_or(SOCKET))
+        });
+        let attachment = Attachment {
+            id: id.clone(),
+            state: AttachmentState::Adding,
+            domain,
+            host_interface: (wanted.kind == AttachKind::Veth).then(|| port.to_string()),
+            mac: wanted.mac.unwrap_or_else(|| mac_of(&wanted, id)),
+            mtu: wanted.mtu.unwrap_or(MTU),
+            addresses,
+            socket,
+            problems: Vec::new(),
+            generation: 1,
+            port,
+            wanted,
+        };
+        Self { attachment, netns }
+    }
+
+    /// The same a step further.
+    pub(super) fn at(&self, state: AttachmentState) -> Self {
+        let mut next = self.clone();
+        next.attachment.state = state;
+        next.attachment.generation += 1;
+        next
+    }
+
+    /// What the control thread is to know of it.
+    pub(super) fn port(&self) -> AttachedPort {
+        AttachedPort {
+            id: self.attachment.id.clone(),
+            port: port_of(&self.attachment),
+            segment: self.attachment.wanted.segment.clone(),
+            netns: self.netns.clone(),
+        }
+    }
+
+    /// The interface in the pod as it should be; none: there is none.
+    pub(super) fn interface(&self) -> Option<Wanted<'_>> {
+        let kind = match self.attachment.wanted.kind {
+            AttachKind::Veth => "veth",
+            AttachKind::Tap => "tun",
+            AttachKind::VhostUser => return None,
+        };
+        Some(Wanted {
+            kind,
+            mac: self.attachment.mac,
+            mtu: u32::from(self.attachment.mtu),
+            addresses: &self.attachment.addresses,
+        })
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.attachment.state == AttachmentState::Ready
+    }
+}
+
+/// What can be known to be wrong without asking anybody.
+pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
+    let invalid = Err;
+    let name = &id.interface;
+    let printable = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':');
+    if name.is_empty() || name.len() > 15 || matches!(name.as_str(), "." | "..") || !name.chars().all(printable) {
+        return invalid(format!(
+            "{name:?} is no interface name: 1 to 15 bytes without white space, `/` and `:`"
+        ));
+    }
+    let mut container = id.container.chars();
+    let first = container.next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if !first || !container.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')) {
+        return invalid(format!(
+            "{:?} is no container ID: a letter or a digit, then these, `_`, `.` and `-`",
+            id.container
+        ));
+    }
+    if let Some(mtu) = wanted.mtu
+        && !Port::MTU.contains(&mtu)
+    {
+        let (min, max) = (Port::MTU.start(), Port::MTU.end());
+        return invalid(format!("an MTU of {mtu} bytes is not between {min} and {max}"));
+    }
+    if let Some(mac) = wanted.mac
+        && !mac.is_unicast()
+    {
+        return invalid(format!("{mac} is no station's MAC address"));
+    }
+    if wanted.vhost.is_some() && wanted.kind != AttachKind::VhostUser {
+        return invalid(format!("a socket has no meaning for an attachment of kind {}", wanted.kind));
+    }
+    if wanted.vhost.iter().flat_map(|socket| &socket.file).any(|file| file.contains('/')) {
+        return invalid("the file of a vhost-user socket is a name without `/`".to_owned());
+    }
+    if !wanted.netns.is_absolute() {
+        return invalid(format!("{} is no absolute path of a network namespace", wanted.netns.display()));
+    }
+    Ok(())
+}
+
+/// The port of an attachment, and our end of its veth pair: 14 characters that only this one has.
+fn port_name(id: &AttachmentId) -> Name {
+    let hash = rapidhash::v3::rapidhash_v3(id.to_string().as_bytes());
+    let text = format!("cw{:012x}", hash >> 16);
+    Name::new(text).expect("letters and digits")
+}
+
+/// A locally administered address, the same whenever the same pod comes back.
+fn mac_of(wanted: &Attach, id: &AttachmentId) -> MacAddr {
+    let whose = match &wanted.pod {
+        Some(pod) => format!("{pod} {} {}", wanted.network, id.interface),
+        None => id.to_string(),
+    };
+    let [a, b, c, d, e, f, ..] = rapidhash::v3::rapidhash_v3(whose.as_bytes()).to_be_bytes();
+    MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
+}
+
+/// What the engine is to have.
+fn port_of(attachment: &Attachment) -> Port {
+    let wanted = &attachment.wanted;
+    let kind = match wanted.kind {
+        AttachKind::Veth => PortKind::AfXdp,
+        AttachKind::Tap => PortKind::Tap,
+        AttachKind::VhostUser => PortKind::VhostUser,
+    };
+    let mut port = Port::new(kind);
+    port.mtu = Some(attachment.mtu);
+    port.rate_limit = wanted.rate_limit.clone();
+    if wanted.anti_spoof {
+        port.allowed_macs = vec![attachment.mac];
+    }
+    match wanted.kind {
+        AttachKind::Veth => port.interface = attachment.host_interface.clone(),
+        AttachKind::Tap => {
+            port.interface = Some(attachment.id.interface.clone());
+            port.netns = Some(wanted.netns.display().to_string());
+            port.mac = Some(attachment.mac);
+            port.persistent = true;
+        }
+        AttachKind::VhostUser => {
+            let socket = wanted.vhost.clone().unwrap_or_default();
+            port.socket.clone_from(&attachment.socket);
+            port.client = socket.client;
+            port.queue_pairs = socket.queue_pairs;
+            if !socket.client {
+                port.owner = socket.owner;
+                port.group = socket.group;
+                port.permissions = socket.permissions;
+            }
+        }
+    }
+    port
+}

@@ -1,0 +1,411 @@
+//! The steps of an attachment's life, in their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use clearway_config::attach::{
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need,
+};
+use clearway_config::{AddressPool, Name};
+
+use super::ground::{Fault, Ground};
+use super::ipam::{Holder, IpamError, LeaseRecord, Leases, StickyRecord};
+use super::known::{self, Known};
+use crate::daemon::{AttachedPort, Standing};
+use crate::host::pod::PodNetns;
+use crate::store::{Change, ObjectKind, Owner, Record, Store, StoreError};
+
+/// Why an attachment was not added, looked at or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is there already.
+    #[error("attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)")]
+    Exists(AttachmentId),
+    /// It is not.
+    #[error("there is no attachment {0}")]
+    None(AttachmentId),
+    /// Addresses.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+    /// The store.
+    #[error("attachment {id}: {source}")]
+    Store {
+        /// Which.
+        id: AttachmentId,
+        /// Why.
+        source: StoreError,
+    },
+    /// What an attachment would need is not there.
+    #[error(transparent)]
+    Need(Fault),
+    /// A step on the host.
+    #[error("attachment {id}: {fault}{}", if *.left { "; what is left of it is removed by and by" } else { "; nothing is left of it" })]
+    Step {
+        /// Which.
+        id: AttachmentId,
+        /// What failed.
+        fault: Fault,
+        /// Something could not be taken back yet.
+        left: bool,
+    },
+}
+
+/// All attachments.
+pub(crate) struct Manager {
+    state: Mutex<State>,
+    /// Somebody is done with an attachment.
+    done: Condvar,
+    ground: Box<dyn Ground>,
+}
+
+struct State {
+    store: Box<dyn Store>,
+    all: BTreeMap<AttachmentId, Known>,
+    /// Those that a thread works on.
+    busy: BTreeSet<AttachmentId>,
+    leases: Leases,
+}
+
+impl State {
+    fn commit(&mut self, id: &AttachmentId, changes: &[Change]) -> Result<(), AttachError> {
+        self.store.commit(changes).map_err(|source| AttachError::Store {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Writes one down, then takes it for true.
+    fn put(&mut self, known: Known) -> Result<(), AttachError> {
+        let id = known.attachment.id.clone();
+        self.commit(&id, &[record(&known)])?;
+        self.all.insert(id, known);
+        Ok(())
+    }
+}
+
+impl Manager {
+    /// The attachments of a store. Nothing is done to the host yet.
+    pub(crate) fn open(mut store: Box<dyn Store>, ground: Box<dyn Ground>) -> Result<Self, StoreError> {
+        let mut all = BTreeMap::new();
+        let (mut leases, mut sticky) = (Vec::<LeaseRecord>::new(), Vec::<StickyRecord>::new());
+        for record in store.load()? {
+            match record.kind {
+                ObjectKind::Attachment => {
+                    let known: Known = record.read()?;
+                    all.insert(known.attachment.id.clone(), known);
+                }
+                ObjectKind::Lease => leases.push(record.read()?),
+                ObjectKind::Sticky => sticky.push(record.read()?),
+                ObjectKind::Config => {}
+            }
+        }
+        let state = State {
+            store,
+            all,
+            busy: BTreeSet::new(),
+            leases: Leases::restore(leases, sticky),
+        };
+        Ok(Self {
+            state: Mutex::new(state),
+            done: Condvar::new(),
+            ground,
+        })
+    }
+
+    /// The ports of those that are complete, for a daemon that starts.
+    pub(crate) fn ports(&self) -> BTreeMap<Name, AttachedPort> {
+        let state = self.lock();
+        let ready = state.all.values().filter(|known| known.is_ready());
+        ready
+            .map(|known| (known.attachment.port.clone(), known.port()))
+            .collect()
+    }
+
+    /// Takes away what was not completed, or not removed to the end: what a crash or a failure left.
+    pub(super) fn finish(&self) {
+        for id in self.ids(|known| !known.is_ready()) {
+            match self.remove(&id) {
+                Ok(_) => tracing::info!(attachment = %id, "was not complete: removed"),
+                Err(error) => tracing::warn!(attachment = %id, %error, "was not removed; it is tried again"),
+            }
+        }
+    }
+
+    /// Which there are that nobody works on.
+    pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
+        let state = self.lock();
+        let wanted = state.all.iter().filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
+        wanted.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// All attachments, as they were seen last.
+    pub(crate) fn list(&self) -> Vec<Attachment> {
+        let state = self.lock();
+        state.all.values().map(|known| known.attachment.clone()).collect()
+    }
+
+    /// Makes one.
+    pub(crate) fn add(&self, id: &AttachmentId, wanted: Attach) -> Result<Attachment, AttachError> {
+        known::check(id, &wanted).map_err(AttachError::Invalid)?;
+        let failed = |fault| AttachError::Step {
+            id: id.clone(),
+            fault,
+            left: false,
+        };
+        let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
+        let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
+        let known = self.enter(id, wanted, netns, standing)?;
+        let ready = known.at(AttachmentState::Ready);
+        let built = self.build(&known).map_err(failed);
+        if let Err(error) = built.and_then(|()| self.lock().put(ready.clone())) {
+            return Err(self.take_back(&known, error));
+        }
+        self.release(id);
+        let attachment = ready.attachment;
+        tracing::info!(attachment = %id, port = %attachment.port, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
+        Ok(attachment)
+    }
+
+    /// Writes down that it is being made, with its addresses; from here on it is busy.
+    fn enter(
+        &self,
+        id: &AttachmentId,
+        wanted: Attach,
+        netns: PodNetns,
+        standing: Standing,
+    ) -> Result<Known, AttachError> {
+        let mut state = self.idle(id);
+        if let Some(there) = state.all.get(id) {
+            if there.is_ready() {
+                return Err(AttachError::Exists(id.clone()));
+            }
+            drop(state);
+            self.remove(id)?;
+            state = self.idle(id);
+        }
+        let holder = Holder {
+            id: id.clone(),
+            pod: wanted.pod.clone(),
+        };
+        let mut changes = Vec::new();
+        let addresses = match &wanted.ipam {
+            Ipam::None => Addresses::default(),
+            Ipam::Given(addresses) => addresses.clone(),
+            Ipam::Pool { pool, wanted } => {
+                let (addresses, leased) = state.leases.allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
+                changes = leased;
+                addresses
+            }
+        };
+        let folder = |port: &Name| self.ground.vhost_folder(port);
+        let known = Known::new(id, wanted, netns, standing.domain, addresses, folder);
+        changes.push(record(&known));
+        if let Err(error) = state.commit(id, &changes) {
+            // As if it had never been.
+            state.leases.undo();
+            return Err(error);
+        }
+        state.busy.insert(id.clone());
+        state.all.insert(id.clone(), known.clone());
+        Ok(known)
+    }
+
+    /// All steps on the host.
+    fn build(&self, known: &Known) -> Result<(), Fault> {
+        let ground = &self.ground;
+        match known.attachment.wanted.kind {
+            AttachKind::Veth => {
+                ground.make_veth(known)?;
+                ground.set_up(known)?;
+                ground.open_port(known)?;
+            }
+            // The port makes the TAP, or the socket.
+            AttachKind::Tap => {
+                ground.open_port(known)?;
+                ground.set_up(known)?;
+            }
+            AttachKind::VhostUser => {
+                ground.make_folder(known)?;
+                ground.open_port(known)?;
+            }
+        }
+        ground.announce(known);
+        Ok(())
+    }
+
+    /// Takes one away; none: there was none.
+    pub(crate) fn remove(&self, id: &AttachmentId) -> Result<Option<Attachment>, AttachError> {
+        let mut state = self.idle(id);
+        let Some(mut known) = state.all.get(id).cloned() else {
+            return Ok(None);
+        };
+        if known.is_ready() {
+            known = known.at(AttachmentState::Removing);
+            state.put(known.clone())?;
+        }
+        state.busy.insert(id.clone());
+        drop(state);
+        let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
+            id: id.clone(),
+            fault,
+            left: true,
+        });
+        let result = result.and_then(|()| self.forget(id));
+        self.release(id);
+        result?;
+        tracing::info!(attachment = %id, port = %known.attachment.port, "removed");
+        Ok(Some(known.attachment))
+    }
+
+    /// What could not be added goes again, as far as it got.
+    fn take_back(&self, known: &Known, error: AttachError) -> AttachError {
+        let id = &known.attachment.id;
+        let undone = self.dismantle(known).map_err(|fault| fault.to_string());
+        let undone = undone.and_then(|()| self.forget(id).map_err(|error| error.to_string()));
+        self.release(id);
+        let Err(why) = undone else { return error };
+        tracing::error!(attachment = %id, why, "could not be taken back yet");
+        match error {
+            AttachError::Step { id, fault, .. } => AttachError::Step {
+                id,
+                fault,
+                left: true,
+            },
+            error => error,
+        }
+    }
+
+    /// All steps back; each is fine with nothing being there.
+    fn dismantle(&self, known: &Known) -> Result<(), Fault> {
+        let ground = &self.ground;
+        ground.close_port(known)?;
+        match known.attachment.wanted.kind {
+            AttachKind::Veth => ground.remove_veth(known),
+            AttachKind::Tap => ground.remove_tap(known),
+            AttachKind::VhostUser => ground.remove_folder(known),
+        }
+    }
+
+    /// Its record and its addresses go; a pod's addresses are remembered for when it comes back.
+    fn forget(&self, id: &AttachmentId) -> Result<(), AttachError> {
+        let mut state = self.lock();
+        let mut changes = state.leases.release(id);
+        changes.push(Change::Delete {
+            kind: ObjectKind::Attachment,
+            key: id.to_string(),
+        });
+        if let Err(error) = state.commit(id, &changes) {
+            state.leases.undo();
+            return Err(error);
+        }
+        state.all.remove(id);
+        Ok(())
+    }
+
+    /// One, looked at now.
+    pub(crate) fn look(&self, id: &AttachmentId) -> Result<Attachment, AttachError> {
+        let known = self.lock().all.get(id).cloned();
+        let mut attachment = known.as_ref().map(|known| known.attachment.clone());
+        if let (Some(known), Some(attachment)) = (known, &mut attachment) {
+            attachment.problems = self.ground.look(&known);
+            self.note(id, &attachment.problems);
+        }
+        attachment.ok_or_else(|| AttachError::None(id.clone()))
+    }
+
+    /// Puts right what is not as it should be; gives what was found.
+    pub(super) fn repair(&self, id: &AttachmentId) -> Vec<String> {
+        let mut state = self.idle(id);
+        let Some(known) = state.all.get(id).filter(|known| known.is_ready()).cloned() else {
+            return Vec::new();
+        };
+        // Nobody may remove it meanwhile.
+        state.busy.insert(id.clone());
+        drop(state);
+        let found = self.ground.look(&known);
+        let mut problems = Vec::new();
+        if !found.is_empty() {
+            let failed = self.ground.repair(&known).err();
+            problems = self.ground.look(&known);
+            problems.extend(failed.map(|fault| format!("it was not put right: {fault}; it is tried again")));
+        }
+        self.note(id, &problems);
+        self.release(id);
+        found
+    }
+
+    fn note(&self, id: &AttachmentId, problems: &[String]) {
+        if let Some(known) = self.lock().all.get_mut(id) {
+            known.attachment.problems = problems.to_vec();
+        }
+    }
+
+    /// Removes all of a network that are not named. Gives those that were.
+    pub(crate) fn collect(&self, valid: &Collect) -> Result<Vec<AttachmentId>, AttachError> {
+        let stale = self.list().into_iter().filter(|a| a.wanted.network == valid.network);
+        let stale: Vec<_> = stale.map(|a| a.id).filter(|id| !valid.valid.contains(id)).collect();
+        let mut removed = Vec::new();
+        let mut first = None;
+        for id in stale {
+            match self.remove(&id) {
+                Ok(Some(_)) => removed.push(id),
+                Ok(None) => {}
+                // The others all the same.
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        first.map_or(Ok(removed), Err)
+    }
+
+    /// Whether an attachment could be added.
+    pub(crate) fn status(&self, need: &Need) -> Result<(), AttachError> {
+        let standing = self.ground.standing(&need.segment).map_err(AttachError::Need)?;
+        if let Ipam::Pool { pool, .. } = &need.ipam {
+            self.lock().leases.has_room(&standing.pools, pool.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Whether a configuration with these pools has a place for every address that is leased.
+    pub(crate) fn check_pools(&self, pools: &BTreeMap<Name, AddressPool>) -> Result<(), IpamError> {
+        self.lock().leases.check(pools)
+    }
+
+    /// Brings to the disk what waits for it.
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.lock().store.flush() {
+            tracing::warn!(%error, "addresses that pods are to have again may be forgotten at a power cut");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody works on this one.
+    fn idle(&self, id: &AttachmentId) -> MutexGuard<'_, State> {
+        let busy = |state: &mut State| state.busy.contains(id);
+        self.done
+            .wait_while(self.lock(), busy)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, id: &AttachmentId) {
+        self.lock().busy.remove(id);
+        self.done.notify_all();
+    }
+}
+
+fn record(known: &Known) -> Change {
+    let attachment = &known.attachment;
+    Change::Put(Record::new(
+        ObjectKind::Attachment,
+        attachment.id.to_string(),
+        Owner::Cni,
+        attachment.generation,
+        known,
+    ))
+}

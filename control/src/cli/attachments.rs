@@ -1,0 +1,263 @@
+//! `clearway get attachments` and `clearway why`: what pods were given, and why one does not get its packets.
+
+use std::collections::BTreeMap;
+
+use clearway_config::attach::{Attachment, AttachmentState, Segment};
+use serde::Serialize;
+
+use super::args::Why;
+use super::client::{Client, segment};
+use super::error::CliError;
+use super::output::{self, Show, grouped, or_dash, table};
+use crate::api::types::{BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, State, TunnelView};
+use crate::handle::{ApiError, ErrorCode};
+
+/// All attachments of this name: a container ID or its beginning, `NAMESPACE/POD` or `POD`, each also with `/INTERFACE`
+/// behind it, or the name of the port.
+pub(crate) fn named(client: &Client, name: &str) -> Result<Vec<Attachment>, CliError> {
+    let all: Vec<Attachment> = client.get("/v1/attachments")?;
+    let count = all.len();
+    let found: Vec<_> = all.into_iter().filter(|a| is_named(a, name)).collect();
+    if found.is_empty() {
+        let message = format!(
+            "no attachment is {name:?}; there are {count}: `clearway get attachments` lists them (CONTAINER, POD or NAMESPACE/POD, each with /INTERFACE or without, or a port's name)"
+        );
+        return Err(CliError::Api {
+            error: ApiError::not_found(message),
+        });
+    }
+    Ok(found)
+}
+
+fn is_named(attachment: &Attachment, name: &str) -> bool {
+    let interface = &attachment.id.interface;
+    let whose = name.strip_suffix(&format!("/{interface}")).unwrap_or(name);
+    let pod = attachment.wanted.pod.as_ref();
+    attachment.port.as_str() == name
+        || !whose.is_empty() && attachment.id.container.starts_with(whose)
+        || pod.is_some_and(|pod| pod.name == whose || pod.to_string() == whose)
+}
+
+/// `clearway why`: from the pod to the last drop.
+pub(crate) fn why(client: &Client, args: &Why) -> Result<(), CliError> {
+    let found = named(client, &args.attachment)?;
+    if found.len() > 1 {
+        let names: Vec<_> = found.iter().map(|a| a.id.to_string()).collect();
+        let message = format!("{:?} may be any of {}: say which", args.attachment, names.join(", "));
+        return Err(CliError::Api {
+            error: ApiError::new(ErrorCode::BadRequest, message),
+        });
+    }
+    let Some(known) = found.first() else { return Ok(()) };
+    let path = format!(
+        "/v1/attachments/{}/{}",
+        segment(&known.id.container),
+        segment(&known.id.interface)
+    );
+    let attachment: Attachment = client.get(&path)?;
+    let story = Story::tell(client, attachment)?;
+    output::print(&output::render(&story, args.output.format)?)
+}
+
+/// Everything that a frame of an attachment depends on.
+#[derive(Debug, Serialize)]
+struct Story {
+    attachment: Attachment,
+    /// None: the engine has no such port.
+    port: Option<PortView>,
+    domains: Vec<BridgeDomainView>,
+    tunnels: Vec<TunnelView>,
+    /// Where its MAC address was seen.
+    stations: Vec<FdbView>,
+    /// What was dropped that it sent or should have got, most frequent first.
+    drops: Vec<DropView>,
+    /// What keeps its packets from flowing, the nearest to the pod first; empty: nothing that can be seen from here.
+    causes: Vec<String>,
+}
+
+impl Story {
+    fn tell(client: &Client, attachment: Attachment) -> Result<Self, CliError> {
+        let name = attachment.port.to_string();
+        let ports: Vec<PortView> = client.get("/v1/ports")?;
+        let port = ports.into_iter().find(|port| port.name == name);
+        let mut domains: Vec<BridgeDomainView> = client.get("/v1/bridge-domains")?;
+        let member = |member: &String| *member == name || member.starts_with(&format!("{name}:"));
+        domains.retain(|domain| domain.members.iter().any(member));
+        let mut tunnels: Vec<TunnelView> = client.get("/v1/tunnels")?;
+        tunnels.retain(|tunnel| {
+            let has = |domain: &BridgeDomainView| {
+                domain.vtep.as_ref() == Some(&tunnel.vtep) && domain.remotes.contains(&tunnel.remote)
+            };
+            domains.iter().any(has)
+        });
+        let mut stations: Vec<FdbView> = client.get("/v1/fdb")?;
+        stations.retain(|station| station.mac == attachment.mac);
+        let counters: Vec<CounterView> = client.get("/v1/counters")?;
+        let counters = counters.into_iter().find(|counters| counters.port == name);
+        let known: DropsView = client.get("/v1/drops")?;
+        let drops = drops_of(&name, &counters.map(|c| c.counters).unwrap_or_default(), known.drops);
+        let mut story = Self {
+            attachment,
+            port,
+            domains,
+            tunnels,
+            stations,
+            drops,
+            causes: Vec::new(),
+        };
+        story.causes = story.judge();
+        Ok(story)
+    }
+
+    fn judge(&self) -> Vec<String> {
+        let mut causes = self.attachment.problems.clone();
+        if self.attachment.state != AttachmentState::Ready {
+            causes.push(format!("it is {}", self.attachment.state));
+        }
+        if self.attachment.addresses.ips.is_empty() && self.attachment.socket.is_none() {
+            causes.push("it has no IP address: its network has no `ipam`".to_owned());
+        }
+        match &self.port {
+            None => causes.push(format!("the engine has no port {}", self.attachment.port)),
+            Some(port) => {
+                causes.extend(port.warnings.iter().map(|warning| format!("port {}: {warning}", port.name)));
+                if port.state == State::Up && port.rx_packets == 0 {
+                    causes.push(format!("port {} has never received a frame from the pod", port.name));
+                }
+            }
+        }
+        for domain in &self.domains {
+            if domain.members.len() < 2 && domain.remotes.is_empty() {
+                causes.push(format!("bridge domain {} has no other member", domain.name));
+            }
+        }
+        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.state == State::Down) {
+            let reason = tunnel.reason.as_deref().unwrap_or("no reason is known");
+            causes.push(format!("tunnel {} is down: {reason}", tunnel.name));
+        }
+        causes
+    }
+}
+
+/// The drops of one port, with what is known of their reasons.
+fn drops_of(port: &str, counters: &BTreeMap<String, u64>, known: Vec<DropView>) -> Vec<DropView> {
+    let mut drops: Vec<_> = known
+        .into_iter()
+        .filter_map(|drop| {
+            let packets = counters.get(&format!("drop_{}", drop.reason)).copied();
+            let packets = packets.or_else(|| drop.ports.get(port).copied()).filter(|packets| *packets > 0)?;
+            Some(DropView { packets, ..drop })
+        })
+        .collect();
+    drops.sort_by_key(|drop| std::cmp::Reverse(drop.packets));
+    drops
+}
+
+/// Lists are tables; the lines below say what is wrong.
+impl Show for Vec<Attachment> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no attachments: no pod was attached through clearway-cni\n".into();
+        }
+        let mut text = table(
+            &[
+                "CONTAINER", "INTERFACE", "POD", "STATE", "KIND", "SEGMENT", "PORT", "MAC", "ADDRESSES",
+            ],
+            self.iter().map(|a| {
+                vec![
+                    a.id.container.chars().take(12).collect(),
+                    a.id.interface.clone(),
+                    or_dash(a.wanted.pod.as_ref()),
+                    if a.problems.is_empty() {
+                        a.state.to_string()
+                    } else {
+                        "degraded".to_owned()
+                    },
+                    a.wanted.kind.to_string(),
+                    segment_of(a),
+                    a.port.to_string(),
+                    a.mac.to_string(),
+                    or_dash(Some(addresses(a)).filter(|text| !text.is_empty())),
+                ]
+            }),
+        );
+        for attachment in self {
+            for problem in &attachment.problems {
+                text.push_str(&format!("{}: {problem}\n", attachment.id));
+            }
+        }
+        text
+    }
+}
+
+fn addresses(attachment: &Attachment) -> String {
+    let ips: Vec<_> = attachment.addresses.ips.iter().map(|ip| ip.address.to_string()).collect();
+    ips.join(" ")
+}
+
+fn segment_of(attachment: &Attachment) -> String {
+    match &attachment.wanted.segment {
+        Segment::Domain(name) => name.to_string(),
+        Segment::Vlan(vid) => format!("vlan {vid}"),
+        Segment::Vni(vni) => format!("vni {vni}"),
+        Segment::Trunk { items, native } => {
+            let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+            let native = native.as_ref().map(|native| format!(" native {native}"));
+            format!("trunk {}{}", items.join(","), native.unwrap_or_default())
+        }
+    }
+}
+
+impl Show for Story {
+    fn show(&self) -> String {
+        let a = &self.attachment;
+        let mut text = format!("attachment  {} ({})\n", a.id, a.state);
+        let mut line = |key: &str, value: String| text.push_str(&format!("{key:<10}  {value}\n"));
+        if let Some(pod) = &a.wanted.pod {
+            line("pod", pod.to_string());
+        }
+        line("network", a.wanted.network.clone());
+        line("netns", a.wanted.netns.display().to_string());
+        match &a.socket {
+            Some(socket) => line("socket", socket.display().to_string()),
+            None => line("interface", format!("{} ({}, {}, MTU {})", a.id.interface, a.wanted.kind, a.mac, a.mtu)),
+        }
+        line("addresses", or_dash(Some(addresses(a)).filter(|text| !text.is_empty())));
+        line("port", self.port.as_ref().map_or_else(|| format!("{} (not in the engine)", a.port), port_line));
+        for domain in &self.domains {
+            let members = domain.members.join(", ");
+            line("domain", format!("{} (members {members}; {} MACs)", domain.name, domain.macs));
+        }
+        for tunnel in &self.tunnels {
+            line("tunnel", format!("{} ({})", tunnel.name, tunnel.state));
+        }
+        for station in &self.stations {
+            let place = station.port.clone().or(station.remote.map(|remote| remote.to_string()));
+            line("seen", format!("{} in {} behind {}", station.mac, station.bridge_domain, or_dash(place)));
+        }
+        for drop in &self.drops {
+            line("dropped", format!("{} {}: {}; {}", grouped(drop.packets), drop.reason, drop.text, drop.advice));
+        }
+        match self.causes.is_empty() {
+            true => text.push_str("\nNothing is wrong that can be seen from here.\n"),
+            false => {
+                text.push('\n');
+                for cause in &self.causes {
+                    text.push_str(&format!("- {cause}\n"));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn port_line(port: &PortView) -> String {
+    let reason = port.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!(
+        "{} ({}{reason}), {} frames from the pod, {} to it",
+        port.name,
+        port.state,
+        grouped(port.rx_packets),
+        grouped(port.tx_packets)
+    )
+}

@@ -1,0 +1,249 @@
+//! Ports of attachments beside those of the configuration.
+//!
+//! ```text
+//!   configuration (file, `apply`) ──┐
+//!                                   ├─► spec in use ─► plan, compile
+//!   attachments (CNI) ── resolve ───┘
+//! ```
+//!
+//! Each has its owner: `apply` replaces the configuration and never takes a pod's port away; one that would leave a pod
+//! without its bridge domain is refused. At the start, where nobody can be told, such a pod's port waits instead.
+
+use std::collections::BTreeMap;
+
+use clearway_config::attach::{AttachmentId, Segment};
+use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
+
+use super::control::Control;
+use super::ports::PortState;
+use crate::handle::{ApiError, ErrorCode};
+use crate::host::pod::PodNetns;
+use crate::reconcile::Action;
+
+/// A port that an attachment asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct AttachedPort {
+    /// Whose it is.
+    pub(crate) id: AttachmentId,
+    /// The port, without its layer 2 service.
+    pub(crate) port: Port,
+    /// The service.
+    pub(crate) segment: Segment,
+    /// Where the pod is: the offloads of a veth's far end are turned off there.
+    pub(crate) netns: PodNetns,
+}
+
+/// What the configuration has for an attachment to stand on.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// The bridge domain of its untagged frames.
+    pub(crate) domain: Option<Name>,
+    /// All address pools.
+    pub(crate) pools: BTreeMap<Name, AddressPool>,
+}
+
+impl AttachedPort {
+    /// The port as this configuration makes it; none: its segment does not exist.
+    fn resolve(&self, spec: &Spec) -> Result<Port, NoSegment> {
+        let mut port = self.port.clone();
+        match &self.segment {
+            Segment::Trunk { items, native } => {
+                let mapped = items.iter().filter_map(|item| match item {
+                    TrunkItem::Map(map) => Some(&map.bridge_domain),
+                    _ => None,
+                });
+                for domain in mapped.chain(native) {
+                    domain_of(&Segment::Domain(domain.clone()), spec)?;
+                }
+                port.trunk.clone_from(items);
+                port.native.clone_from(native);
+            }
+            segment => port.access = Some(domain_of(segment, spec)?),
+        }
+        Ok(port)
+    }
+}
+
+/// There is no such segment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} does not exist in the configuration: {advice}")]
+pub(crate) struct NoSegment {
+    what: String,
+    advice: String,
+}
+
+/// The domain of untagged frames, where there has to be one.
+fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
+    let domains = &spec.bridge_domains;
+    let (found, what, key) = match segment {
+        Segment::Domain(name) => {
+            let found = domains.contains_key(name).then(|| name.clone());
+            (found, format!("bridge domain {name}"), String::new())
+        }
+        Segment::Vlan(vid) => {
+            let found = domains.iter().find(|(_, domain)| domain.vlan == Some(*vid));
+            let key = format!(" with `vlan: {vid}`");
+            (
+                found.map(|(name, _)| name.clone()),
+                format!("a bridge domain of VLAN {vid}"),
+                key,
+            )
+        }
+        Segment::Vni(vni) => {
+            let found = domains.iter().find(|(_, domain)| domain.vni == Some(*vni));
+            let key = format!(" with `vni: {vni}`");
+            (
+                found.map(|(name, _)| name.clone()),
+                format!("a bridge domain of VNI {vni}"),
+                key,
+            )
+        }
+        Segment::Trunk { native, .. } => (native.clone(), "the native bridge domain".to_owned(), String::new()),
+    };
+    found.ok_or_else(|| {
+        let there: Vec<_> = domains.keys().map(Name::as_str).collect();
+        let there = match there.len() {
+            0 => "it has none".to_owned(),
+            1..=20 => format!("it has {}", there.join(", ")),
+            n => format!("it has {n} others"),
+        };
+        NoSegment {
+            what,
+            advice: format!("{there}; add one{key} with `clearway apply`, or correct the network's configuration"),
+        }
+    })
+}
+
+impl Control {
+    /// What an attachment is to stand on.
+    pub(super) fn standing(&self, segment: &Segment) -> Result<Standing, ApiError> {
+        let domain = match segment {
+            Segment::Trunk { native, .. } => native.clone(),
+            segment => {
+                Some(domain_of(segment, &self.spec).map_err(|error| ApiError::not_found(error.to_string()))?)
+            }
+        };
+        Ok(Standing {
+            domain,
+            pools: self.spec.address_pools.clone(),
+        })
+    }
+
+    /// Opens the port of an attachment. It forwards when this returns, or nothing was changed.
+    pub(super) fn attach(&mut self, name: Name, wanted: AttachedPort) -> Result<(), ApiError> {
+        if self.spec.ports.contains_key(&name) || self.attached.contains_key(&name) {
+            return Err(ApiError::conflict(format!("there is a port {name} already")));
+        }
+        let port = wanted
+            .resolve(&self.spec)
+            .map_err(|error| ApiError::not_found(error.to_string()))?;
+        let mut spec = self.spec.clone();
+        spec.ports.insert(name.clone(), port);
+        spec.validate_on(&self.host_facts)
+            .map_err(ApiError::invalid_on_host)?;
+        self.know(&wanted);
+        self.attached.insert(name.clone(), wanted);
+        let opened = self.carry_out(spec, &[Action::AddPort(name.clone())]);
+        let opened = opened.map_err(ApiError::failed).and_then(|()| {
+            match self.ports.get(&name).map(|entry| &entry.state) {
+                Some(PortState::Down { reason, .. }) => Err(ApiError::failed(format!(
+                    "port {name} did not open: {reason}"
+                ))),
+                _ => Ok(()),
+            }
+        });
+        if opened.is_err() {
+            // It may have been entered, to be tried again later.
+            self.detach(&name)?;
+        }
+        opened
+    }
+
+    /// Spares looking for the pod's namespace among those of all processes.
+    fn know(&mut self, attached: &AttachedPort) {
+        if attached.port.kind == PortKind::AfXdp
+            && let Err(error) = self.host.remember_netns(&attached.netns)
+        {
+            tracing::debug!(attachment = %attached.id, %error, "its namespace has to be looked for");
+        }
+    }
+
+    /// Closes the port of an attachment, if it is there.
+    pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
+        if self.attached.remove(name).is_none() || !self.spec.ports.contains_key(name) {
+            return Ok(());
+        }
+        let mut spec = self.spec.clone();
+        spec.ports.remove(name);
+        self.carry_out(spec, &[Action::RemovePort(name.clone())])
+            .map_err(ApiError::failed)
+    }
+
+    /// Why the port of an attachment does not forward; none: it does.
+    pub(super) fn why_down(&self, name: &Name) -> Option<String> {
+        if let Some(entry) = self.ports.get(name) {
+            return entry.why_down();
+        }
+        let attached = self.attached.get(name);
+        let missing = attached.and_then(|attached| attached.resolve(&self.spec).err());
+        Some(missing.map_or_else(
+            || "it is not in the engine: restart the daemon".to_owned(),
+            |missing| missing.to_string(),
+        ))
+    }
+
+    /// At the start a pod's port that can't be opened must not keep all others from forwarding.
+    pub(super) fn tolerates(&self, name: &Name) -> bool {
+        self.starting && self.attached.contains_key(name)
+    }
+
+    /// The configuration without what attachments have brought.
+    pub(super) fn configured(&self) -> Spec {
+        let mut spec = self.spec.clone();
+        spec.ports.retain(|name, _| !self.attached.contains_key(name));
+        spec
+    }
+
+    /// A configuration with the ports of all attachments.
+    pub(super) fn with_attached(&self, mut spec: Spec) -> Result<Spec, ApiError> {
+        for (name, attached) in &self.attached {
+            if spec.ports.contains_key(name) {
+                return Err(ApiError::conflict(format!(
+                    "port {name} belongs to attachment {}: give that of the configuration another name; nothing was changed",
+                    attached.id
+                )));
+            }
+            match attached.resolve(&spec) {
+                Ok(port) => drop(spec.ports.insert(name.clone(), port)),
+                // It was missing before.
+                Err(_) if !self.spec.ports.contains_key(name) => {}
+                Err(error) => {
+                    return Err(ApiError::new(
+                        ErrorCode::Conflict,
+                        format!(
+                            "attachment {} needs what the configuration no longer has: {error}; nothing was changed",
+                            attached.id
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(spec)
+    }
+
+    /// For the start: those whose segment is missing wait for an `apply` that brings it.
+    pub(super) fn with_attached_or_waiting(&mut self, mut spec: Spec) -> Spec {
+        for attached in self.attached.clone().values() {
+            self.know(attached);
+        }
+        for (name, attached) in &self.attached {
+            match attached.resolve(&spec) {
+                Ok(port) => drop(spec.ports.entry(name.clone()).or_insert(port)),
+                Err(error) => {
+                    tracing::error!(attachment = %attached.id, %error, "its port waits");
+                }
+            }
+        }
+        spec
+    }
+}
