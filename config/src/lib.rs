@@ -53,7 +53,3 @@ pub use values::{
 fn yes() -> bool {
     true
 }
-
-/// Stub.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct AddressPool;

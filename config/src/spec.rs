@@ -34,9 +34,6 @@ pub struct Spec {
     /// The local VXLAN tunnel endpoints, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub vteps: BTreeMap<Name, Vtep>,
-    /// Stub.
-    #[serde(skip)]
-    pub address_pools: BTreeMap<Name, crate::AddressPool>,
     /// Pairs of ports whose frames go from one to the other unchanged, without learning or lookup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cross_connects: Vec<CrossConnect>,
@@ -56,7 +53,6 @@ impl Default for Spec {
             ports: BTreeMap::new(),
             bridge_domains: BTreeMap::new(),
             vteps: BTreeMap::new(),
-            address_pools: BTreeMap::new(),
             cross_connects: Vec::new(),
         }
     }

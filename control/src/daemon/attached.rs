@@ -16,6 +16,7 @@ use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
 
 use super::control::Control;
 use super::ports::PortState;
+use super::vhost;
 use crate::handle::{ApiError, ErrorCode};
 use crate::host::pod::PodNetns;
 use crate::reconcile::Action;
@@ -170,13 +171,20 @@ impl Control {
 
     /// Closes the port of an attachment, if it is there.
     pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
-        if self.attached.remove(name).is_none() || !self.spec.ports.contains_key(name) {
+        let Some(attached) = self.attached.remove(name) else {
+            return Ok(());
+        };
+        if !self.spec.ports.contains_key(name) {
             return Ok(());
         }
         let mut spec = self.spec.clone();
         spec.ports.remove(name);
         self.carry_out(spec, &[Action::RemovePort(name.clone())])
-            .map_err(ApiError::failed)
+            .map_err(ApiError::failed)?;
+        if let Some(socket) = &attached.port.socket {
+            vhost::remove_record(socket, &self.state_dir);
+        }
+        Ok(())
     }
 
     /// Why the port of an attachment does not forward; none: it does.
