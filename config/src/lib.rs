@@ -11,6 +11,7 @@
 //! which port carries a VTEP's address).
 #![forbid(unsafe_code)]
 
+mod addresses;
 pub mod attach;
 mod bridge;
 mod carried;
@@ -18,6 +19,7 @@ mod decode;
 mod error;
 mod name;
 pub mod path;
+mod pool;
 mod port;
 mod problem;
 mod read;
@@ -29,11 +31,13 @@ mod tree;
 mod validate;
 mod values;
 
+pub use addresses::{AddressRange, next_address};
 pub use bridge::{BridgeDomain, Host, StaticMac, UdpChecksum, Vtep};
 pub use carried::{Carried, Frames};
 pub use error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 pub use name::{Name, NameError};
 pub use path::Path;
+pub use pool::{AddressPool, PodName, PoolRoute, PoolSubnet, Reservation};
 pub use port::{
     BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
     XdpMode,

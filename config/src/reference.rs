@@ -34,6 +34,22 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("Host", "Host", "an item of `bridge-domains.NAME.hosts`"),
     ("Damping", "Move damping", "`bridge-domains.NAME.move-damping`"),
     ("Vtep", "VTEP", "`vteps.NAME`"),
+    ("AddressPool", "Address pool", "`address-pools.NAME`"),
+    (
+        "PoolSubnet",
+        "Subnet of a pool",
+        "an item of `address-pools.NAME.subnets`",
+    ),
+    (
+        "PoolRoute",
+        "Route of a pool",
+        "an item of `address-pools.NAME.routes`",
+    ),
+    (
+        "Reservation",
+        "Reservation",
+        "an item of `address-pools.NAME.reservations`",
+    ),
 ];
 
 /// The reference of every key of a configuration file: a table for each object with key, type, default and meaning.
@@ -170,6 +186,8 @@ fn kind(schema: &Value, property: &Value) -> String {
         Some("string") => match resolved["format"].as_str() {
             Some("ip") => "IP address".into(),
             Some("mac") => "MAC address".into(),
+            Some("subnet") => "subnet".into(),
+            Some("ip-range") => "address or range".into(),
             _ => "text".into(),
         },
         _ => "anything".into(),

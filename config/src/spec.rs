@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BridgeDomain, Name, Port, Vtep};
+use crate::{AddressPool, BridgeDomain, Name, Port, Vtep};
 
 /// The desired state of a Clearway: everything that one configuration file says.
 // Maps are sorted by name, so equal specs serialize to equal text and a difference of two specs is stable.
@@ -34,6 +34,9 @@ pub struct Spec {
     /// The local VXLAN tunnel endpoints, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub vteps: BTreeMap<Name, Vtep>,
+    /// The address pools, from which pods get their addresses, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub address_pools: BTreeMap<Name, AddressPool>,
     /// Pairs of ports whose frames go from one to the other unchanged, without learning or lookup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cross_connects: Vec<CrossConnect>,
@@ -53,6 +56,7 @@ impl Default for Spec {
             ports: BTreeMap::new(),
             bridge_domains: BTreeMap::new(),
             vteps: BTreeMap::new(),
+            address_pools: BTreeMap::new(),
             cross_connects: Vec::new(),
         }
     }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clearway_config::{
-    Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy, Engine, Host, Hugepages, Idle,
-    MoveDamping, Name, PcpPolicy, Period, Permissions, Port, PortKind, Queues, Rate, RateLimit, Spec,
-    StaticMac, Steering, StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
+    AddressPool, AddressRange, Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy,
+    Engine, Host, Hugepages, Idle, MoveDamping, Name, PcpPolicy, Period, Permissions, PoolRoute, PoolSubnet,
+    Port, PortKind, Queues, Rate, RateLimit, Reservation, Spec, StaticMac, Steering, StormControl,
+    TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
 };
 use clearway_wire::{Dscp, MacAddr, Pcp, Vid, Vni};
 use proptest::collection::{btree_map, vec};
@@ -116,6 +117,39 @@ prop_compose! {
     }
 }
 
+fn net() -> impl Strategy<Value = ipnet::IpNet> {
+    (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, length)| {
+        let most = if ip.is_ipv4() { 33 } else { 129 };
+        ipnet::IpNet::new(ip, length % most).unwrap()
+    })
+}
+
+fn range() -> impl Strategy<Value = AddressRange> {
+    prop_oneof![
+        (any::<IpAddr>(), any::<IpAddr>())
+            .prop_map(|(a, b)| AddressRange::new(a, b).unwrap_or(AddressRange::one(a))),
+        net().prop_map(AddressRange::of),
+    ]
+}
+
+prop_compose! {
+    fn address_pool()(
+        subnets in vec((net(), vec(range(), 0..3), vec(range(), 0..3), option::of(any::<IpAddr>())), 0..3),
+        routes in vec((net(), option::of(any::<IpAddr>())), 0..3),
+        reservations in vec(("[a-z0-9]{1,4}/[a-z0-9]{1,4}", option::of("[ -~]{0,8}"), vec(any::<IpAddr>(), 0..3)), 0..3),
+    ) -> AddressPool {
+        AddressPool {
+            subnets: subnets.into_iter()
+                .map(|(subnet, ranges, exclude, gateway)| PoolSubnet { subnet, ranges, exclude, gateway })
+                .collect(),
+            routes: routes.into_iter().map(|(to, via)| PoolRoute { to, via }).collect(),
+            reservations: reservations.into_iter()
+                .map(|(pod, interface, addresses)| Reservation { pod: pod.parse().unwrap(), interface, addresses })
+                .collect(),
+        }
+    }
+}
+
 prop_compose! {
     fn bridge_domain()(
         vlan in option::of(vid()),
@@ -162,11 +196,12 @@ prop_compose! {
         ports in btree_map(name(), port(), 0..3),
         bridge_domains in btree_map(name(), bridge_domain(), 0..3),
         vteps in btree_map(name(), vtep(), 0..3),
+        address_pools in btree_map(name(), address_pool(), 0..3),
         cross_connects in vec((name(), name()).prop_map(|(a, b)| CrossConnect(a, b)), 0..2),
     ) -> Spec {
         let engine = Engine { idle, workers, fdb_capacity, hugepages };
         let api = Api { socket: socket.into() };
-        Spec { version: Spec::VERSION, engine, api, ports, bridge_domains, vteps, cross_connects }
+        Spec { version: Spec::VERSION, engine, api, ports, bridge_domains, vteps, address_pools, cross_connects }
     }
 }
 

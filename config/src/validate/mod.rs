@@ -1,6 +1,7 @@
 //! Checks of a whole spec: everything that one key alone cannot know. All findings in one go.
 
 mod bridges;
+mod pools;
 mod ports;
 mod vteps;
 
@@ -37,6 +38,7 @@ impl Spec {
         ports::check(self, &mut findings);
         bridges::check(self, &mut findings);
         vteps::check(self, &mut findings);
+        pools::check(self, &mut findings);
         ports::cross_connects(self, &mut findings);
         if findings.0.is_empty() {
             Ok(())
@@ -120,6 +122,7 @@ impl Findings {
 const PORT: (&str, &str) = ("port", "ports");
 const BRIDGE_DOMAIN: (&str, &str) = ("bridge domain", "bridge-domains");
 const VTEP: (&str, &str) = ("VTEP", "vteps");
+const ADDRESS_POOL: (&str, &str) = ("address pool", "address-pools");
 
 /// The path of an entry of a section.
 fn entry(section: (&'static str, &'static str), name: &Name) -> Path {

@@ -215,7 +215,7 @@ fn namespace(netns: &str, path: Path, findings: &mut Findings) {
 }
 
 /// The rules of the kernel for interface names: dev_valid_name() in net/core/dev.c.
-fn interface_name(name: &str, kind: PortKind, path: Path, findings: &mut Findings) {
+pub(super) fn interface_name(name: &str, kind: PortKind, path: Path, findings: &mut Findings) {
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.len() > 15 {

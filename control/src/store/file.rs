@@ -29,9 +29,9 @@ const BOOT_MARK: &str = ".boot-";
 
 /// A store in files beside each other.
 pub(crate) struct FileStore {
-    lasting: Tables,
+    pub(super) lasting: Tables,
     /// Of this boot.
-    passing: Tables,
+    pub(super) passing: Tables,
     _lock: Flock<File>,
 }
 

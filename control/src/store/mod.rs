@@ -16,7 +16,7 @@
 //!
 //! Guarantees: the changes of one [`Store::commit`] are there all or none, whatever ends the process meanwhile, and
 //! they are there when it returns. How long: [`ObjectKind::is_lasting`]. A file that is damaged, of a newer version or
-//! in use is an error that says what to do; it never panics and is never overwritten.
+//! in use is an error that says what to do and leaves it as it is. No bytes in it panic.
 //!
 //! Left to the caller: what the values mean, and to call it from one thread. A commit takes some 50 µs, one with a
 //! configuration some milliseconds more (it waits for the disk): control's threads may call it, workers must not.

@@ -1,10 +1,16 @@
 //! One file of the store: rows of bytes, written all or none.
+//!
+//! redb keeps the commit before the last one. Where the last one does not verify it takes that, as after a power cut
+//! in the middle of it; damage to just these pages cannot be told from that. All other damage is an error.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
+};
 
 use super::StoreError;
 use super::backend::{Backend, Durability, Left};
@@ -53,6 +59,9 @@ pub(super) struct Tables {
     durability: Durability,
     /// `None` after a failure: redb answers no more then, and the file is opened again.
     open: Option<Open>,
+    /// Has everything fail.
+    #[cfg(test)]
+    pub(super) broken: bool,
 }
 
 struct Open {
@@ -69,20 +78,53 @@ impl Drop for Open {
 impl Tables {
     /// Opens the file, or makes it. The version in it is looked at and nothing of it changed.
     pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
-        let mut tables = Self {
-            path: path.to_owned(),
-            durability,
-            open: None,
-        };
+        let mut tables = Self::at(path, durability);
+        if !path.exists() {
+            tables.make()?;
+        }
+        // Opening a file writes to it. Until it is known to be ours and whole, a copy is opened.
+        tables.open = Some(tables.opened_copy()?);
         let found = tables.version()?;
         if found > schema::VERSION {
             return Err(StoreError::Newer {
-                path: tables.path,
+                path: tables.path.clone(),
                 found,
                 known: schema::VERSION,
             });
         }
+        tables.rows()?;
+        tables.open = None;
         Ok(tables)
+    }
+
+    fn at(path: &Path, durability: Durability) -> Self {
+        Self {
+            path: path.to_owned(),
+            durability,
+            open: None,
+            #[cfg(test)]
+            broken: false,
+        }
+    }
+
+    /// Makes the file beside its place and moves it there when it is whole: one that is not whole is damaged.
+    fn make(&self) -> Result<(), StoreError> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        let new = PathBuf::from(name);
+        File::create(&new)
+            .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
+            .map_err(|source| self.io("making", source))?;
+        let mut tables = Self::at(&new, self.durability);
+        tables.put(schema::VERSION, &[])?;
+        drop(tables);
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        fs::rename(&new, &self.path)
+            .and_then(|()| match self.durability {
+                Durability::Disk => File::open(folder)?.sync_all(),
+                Durability::Kernel => Ok(()),
+            })
+            .map_err(|source| self.io("making", source))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -137,49 +179,43 @@ impl Tables {
         })
     }
 
-    /// The version of what is in the file; that of an empty one is ours.
+    /// The version of what is in the file.
     fn version(&mut self) -> Result<u64, StoreError> {
         let found = self.attempt("reading", |database| {
-            let read = database.begin_read()?;
-            match read.open_table(META) {
+            match database.begin_read()?.open_table(META) {
                 Ok(meta) => Ok(meta.get(VERSION_KEY)?.map(|version| version.value())),
-                // Made, and ended before anything was written; or somebody else's.
-                Err(TableError::TableDoesNotExist(_)) if read.list_tables()?.next().is_none() => {
-                    Ok(Some(schema::VERSION))
-                }
                 Err(TableError::TableDoesNotExist(_)) => Ok(None),
                 Err(error) => Err(error.into()),
             }
         })?;
-        match found {
-            None | Some(0) => Err(self.damaged("there is no version of its format in it")),
-            Some(version) => Ok(version),
-        }
+        found
+            .filter(|version| *version > 0)
+            .ok_or_else(|| self.damaged("there is no version of its format in it"))
     }
 
-    fn migrate_by(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+    pub(super) fn migrate_by(&mut self, steps: &[Step]) -> Result<(), StoreError> {
         let from = self.version()?;
-        let rows = self.rows()?;
-        let after = schema::migrated(rows.clone(), from, steps).map_err(|reason| self.damaged(reason))?;
         let version = steps.len() as u64 + 1;
-        self.attempt("migrating", |database| {
+        if from == version {
+            return Ok(());
+        }
+        let rows = schema::migrated(self.rows()?, from, steps).map_err(|reason| self.damaged(reason))?;
+        self.put(version, &rows)?;
+        tracing::info!(store = %self.path.display(), from, to = version, "brought the store to this version's format");
+        Ok(())
+    }
+
+    /// These rows, of this version, instead of all that is there.
+    pub(super) fn put(&mut self, version: u64, rows: &[Row]) -> Result<(), StoreError> {
+        self.attempt("writing", |database| {
             let write = database.begin_write()?;
-            {
-                let mut meta = write.open_table(META)?;
-                if meta
-                    .get(VERSION_KEY)?
-                    .is_some_and(|found| found.value() == version)
-                {
-                    return Ok(());
-                }
-                meta.insert(VERSION_KEY, version)?;
-                for table in Table::ALL {
-                    let mut open = write.open_table(table.definition())?;
-                    open.retain(|_, _| false)?;
-                    for row in after.iter().filter(|row| row.table == table) {
-                        if let Some(value) = &row.value {
-                            open.insert((row.kind.as_str(), row.key.as_str()), value.as_slice())?;
-                        }
+            write.open_table(META)?.insert(VERSION_KEY, version)?;
+            for table in Table::ALL {
+                let mut open = write.open_table(table.definition())?;
+                open.retain(|_, _| false)?;
+                for row in rows.iter().filter(|row| row.table == table) {
+                    if let Some(value) = &row.value {
+                        open.insert((row.kind.as_str(), row.key.as_str()), value.as_slice())?;
                     }
                 }
             }
@@ -201,9 +237,13 @@ impl Tables {
         attempt: &'static str,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
+        #[cfg(test)]
+        if self.broken {
+            return Err(self.failed(attempt, redb::Error::PreviousIo));
+        }
         let open = match self.open.take() {
             Some(open) => open,
-            None => self.reopened()?,
+            None => self.opened()?,
         };
         let done = work(&open.database).map_err(|error| self.failed(attempt, error));
         if done.is_ok() {
@@ -212,28 +252,38 @@ impl Tables {
         done
     }
 
-    fn reopened(&self) -> Result<Open, StoreError> {
-        let there = self.path.exists();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&self.path)
-            .map_err(|source| self.io("opening", source))?;
-        if !there && self.durability == Durability::Disk {
-            let folder = self.path.parent().unwrap_or(Path::new("/"));
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|source| self.io("making", source))?;
-        }
+    fn opened(&self) -> Result<Open, StoreError> {
+        let file = OpenOptions::new().read(true).write(true).open(&self.path);
+        let file = file.map_err(|source| self.io("opening", source))?;
         let left = Left::default();
         let backend = Backend::new(file, self.durability, left.clone());
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .create_with_backend(backend)
-            .map_err(|error| self.failed("opening", error.into()))?;
+        let database = self.database(backend)?;
         Ok(Open { database, left })
+    }
+
+    /// What is in the file, in memory.
+    fn opened_copy(&self) -> Result<Open, StoreError> {
+        let bytes = fs::read(&self.path).map_err(|source| self.io("reading", source))?;
+        if bytes.is_empty() {
+            // redb would take it for a new one.
+            return Err(self.damaged("it is empty"));
+        }
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64)
+            .and_then(|()| copy.write(0, &bytes))
+            .map_err(|source| self.io("copying", source))?;
+        let database = self.database(copy)?;
+        Ok(Open {
+            database,
+            left: Left::default(),
+        })
+    }
+
+    fn database(&self, backend: impl StorageBackend) -> Result<Database, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE);
+        let database = builder.create_with_backend(backend);
+        database.map_err(|error| self.failed("opening", error.into()))
     }
 
     fn io(&self, attempt: &'static str, source: std::io::Error) -> StoreError {
