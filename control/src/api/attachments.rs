@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use clearway_config::attach::{Attach, Attachment, AttachmentId, Collect, Need, Removed};
+use clearway_config::attach::{Addresses, Attach, Attachment, AttachmentId, Collect, Need, Removed};
 use serde::de::DeserializeOwned;
 
 use super::routes::{Answer, Api, Path};
@@ -92,6 +92,27 @@ pub(super) async fn attach(
 ) -> Answer<Attachment> {
     let wanted: Attach = read(body, "request for an attachment")?;
     on_manager(api, move |manager| manager.add(&id_of(id), wanted)).await
+}
+
+/// Give a pod other addresses
+///
+/// And routes, instead of those that it was attached with: a DHCP server's, which is asked through the pod's interface.
+#[utoipa::path(
+    put, path = "/v1/attachments/{container}/{interface}/addresses", tag = "attachments", request_body = Object,
+    params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
+    responses(
+        (status = OK, body = Object, description = "It has them"),
+        (status = BAD_REQUEST, body = ApiError, description = "Its addresses are those of a pool, or it has no interface"),
+        (status = NOT_FOUND, body = ApiError, description = "No such attachment")
+    )
+)]
+pub(super) async fn readdress(
+    State(api): State<Api>,
+    Path(id): Path<(String, String)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Attachment> {
+    let addresses: Addresses = read(body, "list of addresses and routes")?;
+    on_manager(api, move |manager| manager.readdress(&id_of(id), addresses)).await
 }
 
 /// Detach a pod

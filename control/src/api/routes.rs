@@ -75,6 +75,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(config_schema))
         .routes(routes!(attachments::attachments))
         .routes(routes!(attachments::attachment, attachments::attach, attachments::detach))
+        .routes(routes!(attachments::readdress))
         .routes(routes!(attachments::collect))
         .routes(routes!(attachments::status))
         .routes(routes!(health))

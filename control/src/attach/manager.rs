@@ -236,6 +236,36 @@ impl Manager {
         Ok(())
     }
 
+    /// Gives one other addresses and routes: those of a DHCP server, which is asked through its interface.
+    pub(crate) fn readdress(&self, id: &AttachmentId, addresses: Addresses) -> Result<Attachment, AttachError> {
+        let mut state = self.idle(id);
+        let known = state.all.get(id).filter(|known| known.is_ready()).cloned();
+        let known = known.ok_or_else(|| AttachError::None(id.clone()))?;
+        if matches!(known.attachment.wanted.ipam, Ipam::Pool { .. }) || known.interface().is_none() {
+            return Err(AttachError::Invalid(format!(
+                "attachment {id} has its addresses from a pool, or no interface in the pod: they are not given from outside"
+            )));
+        }
+        let mut next = known.at(AttachmentState::Ready);
+        next.attachment.wanted.ipam = Ipam::Given(addresses.clone());
+        next.attachment.addresses = addresses;
+        // Written first: what a crash leaves out is put right as any difference is.
+        state.put(next.clone())?;
+        state.busy.insert(id.clone());
+        drop(state);
+        let set = self.ground.set_up(&next);
+        if set.is_ok() {
+            self.ground.announce(&next);
+        }
+        self.release(id);
+        set.map_err(|fault| AttachError::Step {
+            id: id.clone(),
+            fault,
+            left: true,
+        })?;
+        Ok(next.attachment)
+    }
+
     /// Takes one away; none: there was none.
     pub(crate) fn remove(&self, id: &AttachmentId) -> Result<Option<Attachment>, AttachError> {
         let mut state = self.idle(id);

@@ -15,7 +15,7 @@ pub(crate) mod announce;
 mod interface;
 mod settings;
 #[cfg(test)]
-mod testbed;
+pub(crate) mod testbed;
 #[cfg(test)]
 mod tests;
 mod veth;
