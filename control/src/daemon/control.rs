@@ -10,8 +10,8 @@ use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
-use super::attached::AttachedPort;
 use super::arrivals::Arrivals;
+use super::attached::AttachedPort;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
