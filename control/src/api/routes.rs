@@ -393,8 +393,17 @@ async fn config_apply(
             .check_pools(&spec.address_pools)
             .map_err(|error| ApiError::conflict(format!("{error}; nothing was changed")))?;
     }
+    let applied = spec.clone();
     let request = |reply| Request::Apply { spec, dry_run, reply };
-    api.handle.ask(request).await.map(Json)
+    let mut report = api.handle.ask(request).await?;
+    if let (false, Ok(manager)) = (dry_run, &api.attachments)
+        && let Err(error) = manager.applied(*applied)
+    {
+        report.warnings.push(format!(
+            "it is in use, but a restart of the daemon goes back to the file that it was started with: {error}"
+        ));
+    }
+    Ok(Json(report))
 }
 
 /// The schema of a configuration

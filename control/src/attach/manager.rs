@@ -421,6 +421,17 @@ impl Manager {
         }
     }
 
+    /// A record that is no attachment's.
+    pub(super) fn record(&self, kind: ObjectKind, key: &str) -> Result<Option<Record>, StoreError> {
+        let records = self.lock().store.load()?;
+        Ok(records.into_iter().find(|record| record.kind == kind && record.key == key))
+    }
+
+    /// Changes records that are no attachment's.
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.lock().store.commit(changes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
