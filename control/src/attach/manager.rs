@@ -356,7 +356,7 @@ impl Manager {
         attachment.ok_or_else(|| AttachError::None(id.clone()))
     }
 
-    /// Puts right what is not as it should be; gives what was found.
+    /// Puts right what is not as it should be; gives what was found that was not known.
     pub(super) fn repair(&self, id: &AttachmentId) -> Vec<String> {
         let mut state = self.idle(id);
         let Some(known) = state.all.get(id).filter(|known| known.is_ready()).cloned() else {
@@ -374,7 +374,11 @@ impl Manager {
         }
         self.note(id, &problems);
         self.release(id);
-        found
+        // What is known already, and could not be helped, is no news.
+        match known.attachment.problems.starts_with(&found) {
+            true => Vec::new(),
+            false => found,
+        }
     }
 
     fn note(&self, id: &AttachmentId, problems: &[String]) {
