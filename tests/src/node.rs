@@ -49,6 +49,13 @@ impl Node {
         drop(self.pods.remove(n));
     }
 
+    /// One more pod, in its place.
+    #[track_caller]
+    pub fn add_pod(&mut self) {
+        let n = self.pods.len();
+        self.pods.push(Netns::new(&format!("pod{n}")));
+    }
+
     /// The container of pod `n`.
     pub fn container(&self, n: usize) -> Container {
         Container::new(&format!("container{n}"), &self.pods[n])
@@ -68,7 +75,13 @@ impl Node {
     /// A daemon; the next one takes over what it leaves.
     #[track_caller]
     pub fn daemon(&self) -> Daemon<'_> {
-        DaemonBuilder::config(&self.fwd, &self.config())
+        self.daemon_of(&self.config())
+    }
+
+    /// The same with another configuration.
+    #[track_caller]
+    pub fn daemon_of(&self, config: &str) -> Daemon<'_> {
+        DaemonBuilder::config(&self.fwd, config)
             .socket_of_config(&self.socket())
             .start()
     }
