@@ -420,7 +420,7 @@ async fn config_schema() -> Json<serde_json::Value> {
 
 /// The daemon's health
 ///
-/// Answers as long as the daemon lives; `ready` says whether every port forwards.
+/// Answers as long as the daemon lives; `ready` says whether every port of the configuration forwards.
 #[utoipa::path(get, path = "/healthz", tag = "daemon", responses((status = OK, body = HealthView, description = "It lives")))]
 async fn health(State(api): State<Api>) -> Answer<HealthView> {
     api.handle.ask(Request::Health).await.map(Json)

@@ -65,6 +65,8 @@ impl Fault {
 pub(crate) trait Ground: Send + Sync {
     /// Which network namespace this is; the daemon's own is refused.
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
+    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is.
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault>;
     /// The segment's bridge domain, and the address pools.
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
     /// Where the folder of a vhost-user socket is made.
@@ -113,6 +115,10 @@ impl HostGround {
 impl Ground for HostGround {
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
         Ok(PodNetns::open(path)?)
+    }
+
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+        Ok(netns.enter()?.name_is_free(interface)?)
     }
 
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
@@ -179,6 +185,10 @@ impl Ground for HostGround {
 
     fn announce(&self, known: &Known) {
         let attachment = &known.attachment;
+        // Who is behind a socket speaks for itself.
+        if known.interface().is_none() {
+            return;
+        }
         let addresses: Vec<_> = attachment
             .addresses
             .ips

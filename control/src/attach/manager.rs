@@ -162,6 +162,11 @@ impl Manager {
         };
         let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
+        drop(self.vacant(id)?);
+        // Before anything is written down: what a record has is taken away again, whoever made it.
+        if wanted.kind != AttachKind::VhostUser {
+            self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+        }
         let known = self.enter(id, wanted, netns, standing)?;
         let ready = known.at(AttachmentState::Ready);
         let built = self.build(&known).map_err(failed);
@@ -174,6 +179,18 @@ impl Manager {
         Ok(attachment)
     }
 
+    /// Waits until nobody works on this one, and takes away what was not completed; one that is complete is an error.
+    fn vacant(&self, id: &AttachmentId) -> Result<MutexGuard<'_, State>, AttachError> {
+        let state = self.idle(id);
+        match state.all.get(id) {
+            None => return Ok(state),
+            Some(there) if there.is_ready() => return Err(AttachError::Exists(id.clone())),
+            Some(_) => drop(state),
+        }
+        self.remove(id)?;
+        Ok(self.idle(id))
+    }
+
     /// Writes down that it is being made, with its addresses; from here on it is busy.
     fn enter(
         &self,
@@ -182,15 +199,7 @@ impl Manager {
         netns: PodNetns,
         standing: Standing,
     ) -> Result<Known, AttachError> {
-        let mut state = self.idle(id);
-        if let Some(there) = state.all.get(id) {
-            if there.is_ready() {
-                return Err(AttachError::Exists(id.clone()));
-            }
-            drop(state);
-            self.remove(id)?;
-            state = self.idle(id);
-        }
+        let mut state = self.vacant(id)?;
         let holder = Holder {
             id: id.clone(),
             pod: wanted.pod.clone(),
@@ -359,7 +368,7 @@ impl Manager {
         attachment.ok_or_else(|| AttachError::None(id.clone()))
     }
 
-    /// Puts right what is not as it should be; gives what was found.
+    /// Puts right what is not as it should be; gives what was found that was not known.
     pub(super) fn repair(&self, id: &AttachmentId) -> Vec<String> {
         let mut state = self.idle(id);
         let Some(known) = state.all.get(id).filter(|known| known.is_ready()).cloned() else {
@@ -377,7 +386,11 @@ impl Manager {
         }
         self.note(id, &problems);
         self.release(id);
-        found
+        // What is known already, and could not be helped, is no news.
+        match known.attachment.problems.starts_with(&found) {
+            true => Vec::new(),
+            false => found,
+        }
     }
 
     fn note(&self, id: &AttachmentId, problems: &[String]) {

@@ -126,7 +126,7 @@ enum Message {
     Stop(&'static str),
 }
 
-/// Runs the daemon until it is told to stop. `ready` is called once, when every port forwards.
+/// Runs the daemon until it is told to stop. `ready` is called once, when every port of the configuration forwards.
 pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let Options {
         mut spec,
