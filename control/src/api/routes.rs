@@ -74,7 +74,12 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(config, config_apply))
         .routes(routes!(config_schema))
         .routes(routes!(attachments::attachments))
-        .routes(routes!(attachments::attachment, attachments::attach, attachments::detach))
+        .routes(routes!(
+            attachments::attachment,
+            attachments::attach,
+            attachments::detach
+        ))
+        .routes(routes!(attachments::readdress))
         .routes(routes!(attachments::collect))
         .routes(routes!(attachments::status))
         .routes(routes!(health))
@@ -392,8 +397,17 @@ async fn config_apply(
             .check_pools(&spec.address_pools)
             .map_err(|error| ApiError::conflict(format!("{error}; nothing was changed")))?;
     }
+    let applied = spec.clone();
     let request = |reply| Request::Apply { spec, dry_run, reply };
-    api.handle.ask(request).await.map(Json)
+    let mut report = api.handle.ask(request).await?;
+    if let (false, Ok(manager)) = (dry_run, &api.attachments)
+        && let Err(error) = manager.applied(*applied)
+    {
+        report.warnings.push(format!(
+            "it is in use, but a restart of the daemon goes back to the file that it was started with: {error}"
+        ));
+    }
+    Ok(Json(report))
 }
 
 /// The schema of a configuration
@@ -406,7 +420,7 @@ async fn config_schema() -> Json<serde_json::Value> {
 
 /// The daemon's health
 ///
-/// Answers as long as the daemon lives; `ready` says whether every port forwards.
+/// Answers as long as the daemon lives; `ready` says whether every port of the configuration forwards.
 #[utoipa::path(get, path = "/healthz", tag = "daemon", responses((status = OK, body = HealthView, description = "It lives")))]
 async fn health(State(api): State<Api>) -> Answer<HealthView> {
     api.handle.ask(Request::Health).await.map(Json)

@@ -9,9 +9,9 @@ use clearway_config::Spec;
 use clearway_engine::{DropReason, Ledger};
 use serde_json::{Value, json};
 
-use super::Server;
 use super::server::Running;
 use super::types::*;
+use super::{Attachments, Server};
 use crate::handle::{ApiError, FdbFilter, Handle, Request};
 
 /// A server, and what its control thread was asked.
@@ -35,7 +35,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::bind(&dir.path().join("api.sock")).unwrap();
         let running = server
-            .start(Handle::new(move |request| send.send(request).is_ok()))
+            .start(Handle::new(move |request| send.send(request).is_ok()), none())
             .unwrap();
         Self {
             running: Some(running),
@@ -55,6 +55,10 @@ impl Fixture {
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
+}
+
+fn none() -> Attachments {
+    Err("a test has no store".to_owned())
 }
 
 fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -169,6 +173,11 @@ fn answer(request: Request) {
         Request::FdbAdd { mac, reply, .. } => reply.send(Ok(station(&mac.to_string()))),
         Request::FdbDel { reply, .. } => reply.send(Err(ApiError::conflict("it is in the configuration"))),
         Request::FdbFlush(_, reply) => reply.send(Ok(FlushReport { removed: 7 })),
+        // Attachments ask for these, and there are none.
+        Request::Standing { .. }
+        | Request::Attach { .. }
+        | Request::Detach { .. }
+        | Request::WhyDown { .. } => {}
         Request::Health(reply) => reply.send(Ok(HealthView {
             version: "1".into(),
             pid: 1,
@@ -328,7 +337,7 @@ fn every_route_answers_as_described() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 21);
+    assert_eq!(tried, 28);
 }
 
 #[test]
@@ -455,13 +464,16 @@ fn a_control_thread_that_ended_is_told() {
     let path = dir.path().join("api.sock");
     let running = Server::bind(&path)
         .unwrap()
-        .start(Handle::new(|_| false))
+        .start(Handle::new(|_| false), none())
         .unwrap();
     let (status, answer) = http(&path, "GET", "/v1/ports", "");
     assert_eq!((status, &answer["code"]), (503, &json!("shutting_down")));
     running.stop();
     // It dropped the request, as one does that ends in the middle of things.
-    let running = Server::bind(&path).unwrap().start(Handle::new(|_| true)).unwrap();
+    let running = Server::bind(&path)
+        .unwrap()
+        .start(Handle::new(|_| true), none())
+        .unwrap();
     assert_eq!(http(&path, "GET", "/v1/ports", "").0, 503);
     running.stop();
 }

@@ -20,12 +20,14 @@
 //! | `known` | what is known of one, and the port and the interface that follow from it |
 //! | `ground` | what each step does on this host |
 //! | `ipam` | who has which address |
+//! | `kept` | the configuration that was applied |
 //! | `watch` | what has changed behind our back, and how it is put right |
 //!
 //! Left to the caller: to call from threads that may wait (each step asks the kernel or the control thread).
 
 mod ground;
 mod ipam;
+mod kept;
 mod known;
 mod manager;
 #[cfg(test)]

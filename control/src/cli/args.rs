@@ -12,7 +12,6 @@ use clearway_config::Name;
 use clearway_wire::MacAddr;
 
 use crate::host::restore::STATE_DIR;
-use crate::store::STORE;
 
 /// A packet forwarder in userspace: bridge domains, VLANs and VXLAN between AF_XDP ports.
 ///
@@ -58,8 +57,8 @@ pub(crate) enum Command {
 
 /// Run the daemon
 ///
-/// Prints `ready` when every port forwards (and tells systemd). SIGTERM and SIGINT end it; every interface is then
-/// given back as it was found. Ports come from a configuration file or, for a first try, from --port.
+/// Prints `ready` when every port of the configuration forwards (and tells systemd). SIGTERM and SIGINT end it; every
+/// interface is then given back as it was found. Ports come from a configuration file or, for a first try, from --port.
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("ports").required(true).args(["config", "port"]),
@@ -84,9 +83,10 @@ pub(crate) struct Run {
     /// Where the original settings of interfaces are kept, so that they are given back also after a crash
     #[arg(long, value_name = "DIR", default_value = STATE_DIR, value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: PathBuf,
-    /// Where attachments (pods of the CNI plugin), their addresses and the applied configuration are kept
-    #[arg(long, value_name = "FILE", default_value = STORE, value_hint = ValueHint::FilePath)]
-    pub(crate) store: PathBuf,
+    /// Where attachments (pods of the CNI plugin), their addresses and the applied configuration are kept [default:
+    /// /var/lib/clearway/store.redb, with --state-dir store.redb in that]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) store: Option<PathBuf>,
     /// What is logged, on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info", value_enum)]
     pub(crate) log_level: LogLevel,

@@ -1,6 +1,7 @@
 //! `clearway run`: reads the configuration, sets up the log, becomes the daemon.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use clearway_config::Spec;
 use sd_notify::NotifyState;
@@ -10,9 +11,11 @@ use super::args::{LogFormat, LogLevel, Run};
 use super::change;
 use super::error::CliError;
 use crate::daemon::{self, Options};
+use crate::host::restore::STATE_DIR;
+use crate::store::STORE;
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(args: &Run, socket: Option<std::path::PathBuf>) -> Result<(), CliError> {
+pub(crate) fn run(args: &Run, socket: Option<PathBuf>) -> Result<(), CliError> {
     log(args.log_level, args.log_format);
     let spec = match &args.config {
         Some(file) => change::load(file)?,
@@ -21,11 +24,20 @@ pub(crate) fn run(args: &Run, socket: Option<std::path::PathBuf>) -> Result<(), 
     let socket = socket.unwrap_or_else(|| spec.api.socket.clone());
     let options = Options {
         spec,
+        from_file: args.config.is_some(),
         socket,
         state_dir: args.state_dir.clone(),
-        store: args.store.clone(),
+        store: args.store.clone().unwrap_or_else(|| store_of(&args.state_dir)),
     };
     Ok(daemon::run(options, ready)?)
+}
+
+/// A daemon with a state folder of its own has a store of its own.
+fn store_of(state_dir: &Path) -> PathBuf {
+    match state_dir == Path::new(STATE_DIR) {
+        true => PathBuf::from(STORE),
+        false => state_dir.join("store.redb"),
+    }
 }
 
 /// Every port forwards: says so to whoever waits for the line, and to systemd.

@@ -16,6 +16,7 @@ use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
 
 use super::control::Control;
 use super::ports::PortState;
+use super::vhost;
 use crate::handle::{ApiError, ErrorCode};
 use crate::host::pod::PodNetns;
 use crate::reconcile::Action;
@@ -98,7 +99,11 @@ fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
                 key,
             )
         }
-        Segment::Trunk { native, .. } => (native.clone(), "the native bridge domain".to_owned(), String::new()),
+        Segment::Trunk { native, .. } => (
+            native.clone(),
+            "the native bridge domain".to_owned(),
+            String::new(),
+        ),
     };
     found.ok_or_else(|| {
         let there: Vec<_> = domains.keys().map(Name::as_str).collect();
@@ -109,7 +114,9 @@ fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
         };
         NoSegment {
             what,
-            advice: format!("{there}; add one{key} with `clearway apply`, or correct the network's configuration"),
+            advice: format!(
+                "{there}; add one{key} with `clearway apply`, or correct the network's configuration"
+            ),
         }
     })
 }
@@ -146,9 +153,9 @@ impl Control {
         let opened = self.carry_out(spec, &[Action::AddPort(name.clone())]);
         let opened = opened.map_err(ApiError::failed).and_then(|()| {
             match self.ports.get(&name).map(|entry| &entry.state) {
-                Some(PortState::Down { reason, .. }) => Err(ApiError::failed(format!(
-                    "port {name} did not open: {reason}"
-                ))),
+                Some(PortState::Down { reason, .. }) => {
+                    Err(ApiError::failed(format!("port {name} did not open: {reason}")))
+                }
                 _ => Ok(()),
             }
         });
@@ -170,13 +177,20 @@ impl Control {
 
     /// Closes the port of an attachment, if it is there.
     pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
-        if self.attached.remove(name).is_none() || !self.spec.ports.contains_key(name) {
+        let Some(attached) = self.attached.remove(name) else {
+            return Ok(());
+        };
+        if !self.spec.ports.contains_key(name) {
             return Ok(());
         }
         let mut spec = self.spec.clone();
         spec.ports.remove(name);
         self.carry_out(spec, &[Action::RemovePort(name.clone())])
-            .map_err(ApiError::failed)
+            .map_err(ApiError::failed)?;
+        if let Some(socket) = &attached.port.socket {
+            vhost::remove_record(socket, &self.state_dir);
+        }
+        Ok(())
     }
 
     /// Why the port of an attachment does not forward; none: it does.

@@ -25,8 +25,8 @@
 //! way: a slow answer of the kernel delays a change, never a frame.
 
 mod apply;
-mod attached;
 mod arrivals;
+mod attached;
 mod control;
 mod counters;
 mod groups;
@@ -54,8 +54,8 @@ use crate::attach::{HostGround, Manager, Watch};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
 use crate::store::FileStore;
-pub(crate) use attached::{AttachedPort, Standing};
 use arrivals::Arrivals;
+pub(crate) use attached::{AttachedPort, Standing};
 use control::Control;
 
 /// What the daemon is started with.
@@ -63,6 +63,8 @@ use control::Control;
 pub(crate) struct Options {
     /// The configuration.
     pub(crate) spec: Spec,
+    /// It is from a file: what was applied since that was read counts more.
+    pub(crate) from_file: bool,
     /// Where the API listens, whatever the configuration says.
     pub(crate) socket: PathBuf,
     /// Where the journals of changed interfaces are kept.
@@ -124,10 +126,11 @@ enum Message {
     Stop(&'static str),
 }
 
-/// Runs the daemon until it is told to stop. `ready` is called once, when every port forwards.
+/// Runs the daemon until it is told to stop. `ready` is called once, when every port of the configuration forwards.
 pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let Options {
         mut spec,
+        from_file,
         socket,
         state_dir,
         store,
@@ -135,6 +138,11 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     // Signals first: one that comes during the start must not leave an interface half done.
     let (send, messages) = mpsc::channel();
     let _signals = signals::listen(send.clone())?;
+    let wants = {
+        let send = send.clone();
+        Handle::new(move |request| send.send(Message::Request(request)).is_ok())
+    };
+    let vhost = state_dir.parent().unwrap_or(&state_dir).join("vhost");
     let cores = allowed_cores();
     let facts = HostFacts {
         cores: Some(
@@ -146,6 +154,10 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     };
     spec.validate_on(&facts).map_err(DaemonError::Spec)?;
     let server = Server::bind(&socket)?;
+    let attachments = attachments(&store, vhost, &wants);
+    if let (true, Ok(manager)) = (from_file, &attachments) {
+        spec = resume(manager, spec, &facts);
+    }
     let workers = worker_cores(&spec, &cores);
     let engine = Engine::start(&EngineConfig {
         cores: workers.iter().copied().map(Some).collect(),
@@ -157,11 +169,8 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
         fdb_seed: seed(),
     })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
-    let vhost = state_dir.parent().unwrap_or(&state_dir).join("vhost");
     let mut control = Control::new(&spec, engine, state_dir, facts)?;
-    control.watch(send.clone())?;
-    let wants = Handle::new(move |request| send.send(Message::Request(request)).is_ok());
-    let attachments = attachments(&store, vhost, &wants);
+    control.watch(send)?;
     if let Ok(manager) = &attachments {
         control.attached = manager.ports();
     }
@@ -194,6 +203,31 @@ fn attachments(store: &Path, vhost: PathBuf, handle: &Handle) -> Attachments {
         tracing::warn!(%error, "no attachments are kept: pods can't be attached");
         error.to_string()
     })
+}
+
+/// What was applied since the file was read last, if the file has not changed since and this host can still do it.
+fn resume(manager: &Manager, file: Spec, facts: &HostFacts) -> Spec {
+    let used = manager.resume(&file).map_err(|error| error.to_string());
+    let used = used.and_then(|used| match used.validate_on(facts) {
+        Ok(()) => Ok(used),
+        Err(errors) => Err(findings(&errors)),
+    });
+    match used {
+        Ok(used) if used != file => {
+            tracing::info!(
+                "going on with what was applied: the configuration file has not changed since; `clearway apply --file FILE` goes back to it"
+            );
+            used
+        }
+        Ok(_) => file,
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "what was applied before is not known or can't be used: the configuration file is"
+            );
+            file
+        }
+    }
 }
 
 /// The cores on which this process may run.

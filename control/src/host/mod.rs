@@ -46,7 +46,7 @@ pub(crate) mod routes;
 pub(crate) mod sysfs;
 pub(crate) mod tap;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub(crate) mod watch;
 
 use std::io;

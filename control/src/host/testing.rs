@@ -22,13 +22,13 @@ use crate::host::routes::Wanted;
 const SOON: Duration = Duration::from_secs(5);
 
 /// Moves this test's thread into a network namespace of its own.
-pub(super) fn isolate() {
+pub(crate) fn isolate() {
     unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root: run them as `make test` does");
     sh("ip link set lo up");
 }
 
 /// Runs a command line in this thread's network namespace.
-pub(super) fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     let output = Command::new("sh")
         .args(["-c", command])
         .output()

@@ -35,7 +35,7 @@ mod tests;
 mod vring;
 
 pub(super) use guest::Guest;
-pub(super) use records::remove_old as remove_old_records;
+pub(super) use records::{remove as remove_record, remove_old as remove_old_records};
 
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::time::Duration;

@@ -44,6 +44,16 @@ pub(super) fn open(socket: &Path, pairs: u16, state_dir: &Path) -> Result<Arc<Ri
     }
 }
 
+/// Removes the file of a socket whose guest will not come back.
+pub(crate) fn remove(socket: &Path, state_dir: &Path) {
+    let path = state_dir.join(name(socket));
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(file = %path.display(), %error, "could not be removed");
+    }
+}
+
 /// Removes files with names as an earlier Clearway gave them, without a hash: nobody would ever open them again.
 pub(crate) fn remove_old(state_dir: &Path) {
     let removed = || -> io::Result<()> {

@@ -12,10 +12,10 @@ use super::PodNetns;
 use crate::host::testing::sh;
 
 /// A process in a network namespace of its own; ended with the test, also by a panic.
-pub(super) struct Container(Child);
+pub(crate) struct Container(Child);
 
 impl Container {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let namespace = |path: &str| fs::read_link(path).ok();
         // It ends also with a test that is killed.
         let child = Command::new("setpriv")
@@ -40,21 +40,21 @@ impl Container {
         container
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.0.id()).into()
     }
 
-    pub(super) fn netns(&self) -> PodNetns {
+    pub(crate) fn netns(&self) -> PodNetns {
         PodNetns::open(&self.path()).expect("it is a network namespace")
     }
 
     /// Runs a command in it.
-    pub(super) fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         sh(&format!("nsenter --net={} {command}", self.path().display()))
     }
 
     /// What `ip` prints there as JSON.
-    pub(super) fn ip(&self, arguments: &str) -> Vec<Value> {
+    pub(crate) fn ip(&self, arguments: &str) -> Vec<Value> {
         json(&self.sh(&format!("ip -j {arguments}")))
     }
 }
@@ -67,7 +67,7 @@ impl Drop for Container {
 }
 
 /// What `ip` prints in the test's own namespace as JSON.
-pub(super) fn ip(arguments: &str) -> Vec<Value> {
+pub(crate) fn ip(arguments: &str) -> Vec<Value> {
     json(&sh(&format!("ip -j {arguments}")))
 }
 

@@ -1,0 +1,478 @@
+//! Every step of an attachment's life fails, or is the last thing that the daemon does, once each: whatever comes of it,
+//! an attachment is there as a whole or nothing of it is left.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use clearway_config::Name;
+use clearway_config::attach::{
+    Attach, AttachKind, AttachmentId, AttachmentState, Collect, Ipam, Segment, VhostSocket,
+};
+
+use super::ground::{Fault, Ground};
+use super::known::Known;
+use super::{AttachError, HostGround, Manager};
+use crate::daemon::Standing;
+use crate::handle::{Handle, Request};
+use crate::host::pod::PodNetns;
+use crate::host::pod::testbed::Container;
+use crate::host::testing::{isolate, sh};
+use crate::store::{Change, MemoryStore, Record, Store, StoreError};
+
+/// What happens at which step; commits to the store are steps as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Plan {
+    #[default]
+    Nothing,
+    /// This one does nothing and fails.
+    Fails(usize),
+    /// This one is done, and reports a failure.
+    Lies(usize),
+    /// The daemon ends after this one.
+    Ends(usize),
+}
+
+#[derive(Default)]
+struct Steps {
+    plan: Plan,
+    done: Vec<&'static str>,
+}
+
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<Steps>>);
+
+impl Script {
+    fn play(&self, plan: Plan) {
+        *self.lock() = Steps {
+            plan,
+            done: Vec::new(),
+        };
+    }
+
+    /// How many steps were tried.
+    fn steps(&self) -> usize {
+        self.lock().done.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Steps> {
+        self.0.lock().expect("no test panics in a step")
+    }
+
+    fn step<T, E>(
+        &self,
+        name: &'static str,
+        injected: impl FnOnce(String) -> E,
+        step: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (number, plan) = {
+            let mut steps = self.lock();
+            steps.done.push(name);
+            (steps.done.len(), steps.plan)
+        };
+        match plan {
+            Plan::Fails(at) if at == number => Err(injected(format!("{name} fails"))),
+            Plan::Ends(at) if at < number => Err(injected(format!("nobody does {name}"))),
+            // A commit that fails has changed nothing: the store promises that.
+            Plan::Lies(at) if at == number && name != "commit" => {
+                step()?;
+                Err(injected(format!("{name} is said to fail")))
+            }
+            _ => step(),
+        }
+    }
+}
+
+/// A ground that follows a script.
+struct Scripted<G> {
+    ground: Arc<G>,
+    script: Script,
+}
+
+impl<G: Ground> Scripted<G> {
+    fn step<T>(&self, name: &'static str, step: impl FnOnce(&G) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.script.step(name, Fault::Injected, || step(&self.ground))
+    }
+}
+
+impl<G: Ground> Ground for Scripted<G> {
+    fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
+        self.ground.netns(path)
+    }
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+        self.ground.name_is_free(netns, interface)
+    }
+    fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
+        self.ground.standing(segment)
+    }
+    fn vhost_folder(&self, port: &Name) -> PathBuf {
+        self.ground.vhost_folder(port)
+    }
+    fn make_veth(&self, known: &Known) -> Result<(), Fault> {
+        self.step("make_veth", |ground| ground.make_veth(known))
+    }
+    fn set_up(&self, known: &Known) -> Result<(), Fault> {
+        self.step("set_up", |ground| ground.set_up(known))
+    }
+    fn make_folder(&self, known: &Known) -> Result<(), Fault> {
+        self.step("make_folder", |ground| ground.make_folder(known))
+    }
+    fn open_port(&self, known: &Known) -> Result<(), Fault> {
+        self.step("open_port", |ground| ground.open_port(known))
+    }
+    fn announce(&self, known: &Known) {
+        self.ground.announce(known);
+    }
+    fn close_port(&self, known: &Known) -> Result<(), Fault> {
+        self.step("close_port", |ground| ground.close_port(known))
+    }
+    fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
+        self.step("remove_veth", |ground| ground.remove_veth(known))
+    }
+    fn remove_tap(&self, known: &Known) -> Result<(), Fault> {
+        self.step("remove_tap", |ground| ground.remove_tap(known))
+    }
+    fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
+        self.step("remove_folder", |ground| ground.remove_folder(known))
+    }
+    fn look(&self, known: &Known) -> Vec<String> {
+        self.ground.look(known)
+    }
+    fn repair(&self, known: &Known) -> Result<(), Fault> {
+        self.ground.repair(known)
+    }
+}
+
+struct ScriptedStore {
+    store: MemoryStore,
+    script: Script,
+}
+
+impl Store for ScriptedStore {
+    fn load(&mut self) -> Result<Vec<Record>, StoreError> {
+        self.store.load()
+    }
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let store = &mut self.store;
+        self.script
+            .step("commit", |_| StoreError::Injected(0), || store.commit(changes))
+    }
+    fn flush(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Everything that outlives a daemon, a daemon on it, and the control thread, which here only remembers.
+struct Scene {
+    ground: Arc<HostGround>,
+    store: MemoryStore,
+    script: Script,
+    ports: Arc<Mutex<BTreeSet<Name>>>,
+    pod: Container,
+    folder: tempfile::TempDir,
+    daemon: Manager,
+}
+
+impl Scene {
+    fn new() -> Self {
+        isolate();
+        let ports = Arc::new(Mutex::new(BTreeSet::new()));
+        let handle = control(ports.clone());
+        let folder = tempfile::tempdir().expect("a folder");
+        let ground = Arc::new(HostGround::new(handle, folder.path().join("vhost")));
+        let (store, script) = (MemoryStore::default(), Script::default());
+        Self {
+            daemon: manager(&ground, &store, &script),
+            ground,
+            store,
+            script,
+            ports,
+            pod: Container::start(),
+            folder,
+        }
+    }
+
+    /// The daemon ends, and another one begins: the engine is empty but for what the attachments ask for.
+    fn restart(&mut self, plan: Plan) {
+        self.script.play(plan);
+        self.daemon = manager(&self.ground, &self.store, &self.script);
+        *self.ports() = self.daemon.ports().into_keys().collect();
+        self.daemon.finish();
+    }
+
+    fn ports(&self) -> MutexGuard<'_, BTreeSet<Name>> {
+        self.ports.lock().expect("no panic")
+    }
+
+    fn wanted(&self, kind: AttachKind) -> Attach {
+        Attach {
+            network: "net".to_owned(),
+            netns: self.pod.path(),
+            pod: None,
+            kind,
+            segment: Segment::Domain(name("red")),
+            mac: None,
+            mtu: None,
+            rate_limit: clearway_config::RateLimit::default(),
+            anti_spoof: false,
+            vhost: (kind == AttachKind::VhostUser).then(VhostSocket::default),
+            ipam: match kind {
+                AttachKind::VhostUser => Ipam::None,
+                AttachKind::Veth | AttachKind::Tap => Ipam::Pool {
+                    pool: None,
+                    wanted: Vec::new(),
+                },
+            },
+        }
+    }
+
+    /// What there is of it: its record, its port, its interface or folder, its address.
+    fn traces(&mut self, kind: AttachKind) -> [bool; 4] {
+        let records = self.store.load().expect("it is in memory");
+        let has = |kind: &str| records.iter().any(|record| record.kind.as_str() == kind);
+        let thing = match kind {
+            AttachKind::Veth => {
+                !self.pod.ip("link show type veth").is_empty() || !sh("ip link show type veth").is_empty()
+            }
+            // The control thread of this scene makes none.
+            AttachKind::Tap => !self.ports().is_empty(),
+            AttachKind::VhostUser => {
+                let folders = std::fs::read_dir(self.folder.path().join("vhost"));
+                folders.is_ok_and(|mut folders| folders.next().is_some())
+            }
+        };
+        let port = !self.ports().is_empty();
+        let lease = has("lease") || kind == AttachKind::VhostUser && thing;
+        [has("attachment"), port, thing, lease]
+    }
+}
+
+fn manager(ground: &Arc<HostGround>, store: &MemoryStore, script: &Script) -> Manager {
+    let store = Box::new(ScriptedStore {
+        store: store.clone(),
+        script: script.clone(),
+    });
+    let ground = Box::new(Scripted {
+        ground: ground.clone(),
+        script: script.clone(),
+    });
+    Manager::open(store, ground).expect("what was written can be read")
+}
+
+fn control(ports: Arc<Mutex<BTreeSet<Name>>>) -> Handle {
+    let pool = "version: 1\naddress-pools: {p: {subnets: [{subnet: 10.8.0.0/29}]}}\n";
+    let spec = clearway_config::Spec::from_yaml(pool, "test").expect("it is right");
+    Handle::new(move |request| {
+        let mut ports = ports.lock().expect("no panic");
+        match request {
+            Request::Standing { reply, .. } => reply.send(Ok(Standing {
+                domain: Some(name("red")),
+                pools: spec.address_pools.clone(),
+            })),
+            Request::Attach { name, reply, .. } => {
+                ports.insert(name);
+                reply.send(Ok(()));
+            }
+            Request::Detach { name, reply } => {
+                ports.remove(&name);
+                reply.send(Ok(()));
+            }
+            Request::WhyDown { name, reply } => {
+                let down = (!ports.contains(&name)).then(|| "not there".to_owned());
+                reply.send(Ok(down));
+            }
+            _ => return false,
+        }
+        true
+    })
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn id(container: &str) -> AttachmentId {
+    AttachmentId {
+        container: container.to_owned(),
+        interface: "net1".to_owned(),
+    }
+}
+
+const WHOLE: [bool; 4] = [true; 4];
+const NOTHING: [bool; 4] = [false; 4];
+
+/// Runs `work` with every plan of a kind until one comes too late to matter; gives how many there were.
+fn every(plan: impl Fn(usize) -> Plan, mut work: impl FnMut(Plan) -> usize) -> usize {
+    for at in 1.. {
+        if work(plan(at)) < at {
+            return at - 1;
+        }
+        assert!(at < 50, "no attachment takes that many steps");
+    }
+    0
+}
+
+/// A veth and a socket have all their steps here; the TAP's own is the control thread's.
+const KINDS: [AttachKind; 2] = [AttachKind::Veth, AttachKind::VhostUser];
+
+#[test]
+fn a_step_that_fails_leaves_all_or_nothing() {
+    let mut scene = Scene::new();
+    for kind in KINDS {
+        for plan in [Plan::Fails as fn(usize) -> Plan, Plan::Lies] {
+            let steps = every(plan, |plan| {
+                scene.script.play(plan);
+                let added = scene.daemon.add(&id("c"), scene.wanted(kind));
+                let (tried, traces) = (scene.script.steps(), scene.traces(kind));
+                let expected = if added.is_ok() { WHOLE } else { NOTHING };
+                assert_eq!(traces, expected, "{kind} {plan:?}: {added:?}");
+                scene.script.play(Plan::Nothing);
+                scene.daemon.remove(&id("c")).expect("nothing fails now");
+                assert_eq!(scene.traces(kind), NOTHING, "{kind} {plan:?}: removed");
+                tried
+            });
+            assert!(steps >= 4, "{kind}: record, interface, port, record: {steps}");
+            let steps = every(plan, |plan| {
+                scene.script.play(Plan::Nothing);
+                scene
+                    .daemon
+                    .add(&id("c"), scene.wanted(kind))
+                    .expect("nothing fails now");
+                scene.script.play(plan);
+                let removed = scene.daemon.remove(&id("c"));
+                let tried = scene.script.steps();
+                // The runtime tries again, or the daemon does.
+                scene.script.play(Plan::Nothing);
+                if removed.is_err() {
+                    scene.daemon.finish();
+                    scene.daemon.remove(&id("c")).expect("nothing fails now");
+                }
+                assert_eq!(scene.traces(kind), NOTHING, "{kind} {plan:?}: {removed:?}");
+                tried
+            });
+            assert!(steps >= 4, "{kind}: record, port, interface, record: {steps}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_ends_at_any_step_is_followed_by_one_that_leaves_all_or_nothing() {
+    let mut scene = Scene::new();
+    for kind in KINDS {
+        let ends = every(Plan::Ends, |plan| {
+            scene.script.play(plan);
+            let added = scene.daemon.add(&id("c"), scene.wanted(kind)).is_ok();
+            let tried = scene.script.steps();
+            // The next one may end as well, at any of its steps.
+            every(Plan::Ends, |again| {
+                scene.restart(again);
+                scene.script.steps()
+            });
+            scene.restart(Plan::Nothing);
+            let traces = scene.traces(kind);
+            assert!(
+                traces == WHOLE || !added && traces == NOTHING,
+                "{kind} {plan:?}: {traces:?}"
+            );
+            scene.daemon.remove(&id("c")).expect("nothing fails now");
+            tried
+        });
+        assert!(ends >= 4, "{kind}: {ends}");
+        let ends = every(Plan::Ends, |plan| {
+            scene.script.play(Plan::Nothing);
+            scene
+                .daemon
+                .add(&id("c"), scene.wanted(kind))
+                .expect("nothing fails now");
+            scene.script.play(plan);
+            let removed = scene.daemon.remove(&id("c")).is_ok();
+            let tried = scene.script.steps();
+            scene.restart(Plan::Nothing);
+            let traces = scene.traces(kind);
+            // One that had not begun to go is still there.
+            assert!(
+                traces == NOTHING || !removed && traces == WHOLE,
+                "{kind} {plan:?}: {traces:?}"
+            );
+            scene.daemon.remove(&id("c")).expect("nothing fails now");
+            tried
+        });
+        assert!(ends >= 4, "{kind}: {ends}");
+    }
+}
+
+#[test]
+fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
+    let mut scene = Scene::new();
+    let first = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::Veth))
+        .expect("added");
+    assert_eq!(first.state, AttachmentState::Ready);
+    let again = scene.daemon.add(&id("c"), scene.wanted(AttachKind::Veth));
+    assert!(matches!(again, Err(AttachError::Exists(_))), "{again:?}");
+    // Another container's would have the same name in the same pod.
+    let other = scene.daemon.add(&id("d"), scene.wanted(AttachKind::Veth));
+    assert!(
+        matches!(other, Err(AttachError::Step { left: false, .. })),
+        "{other:?}"
+    );
+    assert_eq!(scene.traces(AttachKind::Veth), WHOLE);
+    assert_eq!(scene.daemon.list().len(), 1);
+    assert_eq!(
+        scene.daemon.look(&id("c")).expect("it is there").problems,
+        [""; 0]
+    );
+}
+
+#[test]
+fn what_others_changed_is_found_and_put_right() {
+    let scene = Scene::new();
+    let there = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::Veth))
+        .expect("added");
+    for (change, told) in [
+        ("ip link set net1 address 02:00:00:00:00:99", "MAC"),
+        ("ip link set net1 mtu 1400", "MTU"),
+        ("ip address flush dev net1", "address"),
+        ("ip link set net1 down", "down"),
+        ("ip link delete net1", "not in the pod"),
+    ] {
+        scene.pod.sh(change);
+        let found = scene
+            .daemon
+            .look(&id("c"))
+            .expect("it is there")
+            .problems
+            .join("; ");
+        assert!(found.contains(told), "{change}: {found}");
+        assert!(!scene.daemon.repair(&id("c")).is_empty());
+        let left = scene.daemon.look(&id("c")).expect("it is there").problems;
+        assert!(left.is_empty(), "{change}: {left:?}");
+    }
+    let address = scene.pod.ip("address show dev net1")[0]["addr_info"].to_string();
+    let wanted = there.addresses.ips[0].address.addr().to_string();
+    assert!(address.contains(&wanted), "{address}");
+}
+
+#[test]
+fn what_is_not_valid_any_more_is_collected() {
+    let scene = Scene::new();
+    let others = [Container::start(), Container::start()];
+    let add = |container: &str, pod: &Container, network: &str| {
+        let mut wanted = scene.wanted(AttachKind::Veth);
+        (wanted.netns, wanted.network) = (pod.path(), network.to_owned());
+        scene.daemon.add(&id(container), wanted).expect("added");
+    };
+    add("a", &scene.pod, "net");
+    add("b", &others[0], "net");
+    add("c", &others[1], "other");
+    let valid = Collect {
+        network: "net".to_owned(),
+        valid: vec![id("a")],
+    };
+    assert_eq!(scene.daemon.collect(&valid).expect("removed"), [id("b")]);
+    let left: Vec<_> = scene.daemon.list().into_iter().map(|a| a.id).collect();
+    assert_eq!(left, [id("a"), id("c")]);
+}
