@@ -40,7 +40,10 @@ fn delete_all(node: &Node, containers: &[Container]) {
         let mut last = None;
         let end = Instant::now() + SOON;
         while let Err(failure) = network.del(container) {
-            assert!(Instant::now() < end, "{container:?} cannot be deleted: {failure:?}");
+            assert!(
+                Instant::now() < end,
+                "{container:?} cannot be deleted: {failure:?}"
+            );
             last = Some(failure);
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -78,14 +81,21 @@ fn plugins_are_killed() {
     for round in 0..60 {
         let n = round % containers.len();
         let network = node.network("1.0.0", fields(&node, n));
-        let verb = if round / containers.len() % 2 == 0 { "ADD" } else { "DEL" };
+        let verb = if round / containers.len() % 2 == 0 {
+            "ADD"
+        } else {
+            "DEL"
+        };
         let mut plugin = network.start(verb, &containers[n]);
         std::thread::sleep(moments.next());
         unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
         let _ = plugin.kill();
         let _ = plugin.wait();
     }
-    assert!(unfinished > 10, "most must be killed in the middle: {unfinished} of 60");
+    assert!(
+        unfinished > 10,
+        "most must be killed in the middle: {unfinished} of 60"
+    );
     delete_all(&node, &containers);
     assert_gone(&node, daemon);
 }
@@ -103,16 +113,25 @@ fn daemons_are_killed() {
     for round in 0..60 {
         let n = round % containers.len();
         let network = node.network("1.0.0", fields(&node, n));
-        let verb = if round / containers.len() % 2 == 0 { "ADD" } else { "DEL" };
+        let verb = if round / containers.len() % 2 == 0 {
+            "ADD"
+        } else {
+            "DEL"
+        };
         let mut plugin = network.start(verb, &containers[n]);
         std::thread::sleep(moments.next());
         unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
         daemon.kill();
-        let status = wait_for("the plugin to end without its daemon", SOON, || plugin.try_wait().ok().flatten());
+        let status = wait_for("the plugin to end without its daemon", SOON, || {
+            plugin.try_wait().ok().flatten()
+        });
         eprintln!("{round} {verb}: {status}");
         daemon = node.daemon();
     }
-    assert!(unfinished > 10, "most must be killed in the middle: {unfinished} of 60");
+    assert!(
+        unfinished > 10,
+        "most must be killed in the middle: {unfinished} of 60"
+    );
     delete_all(&node, &containers);
     assert_gone(&node, daemon);
 }
