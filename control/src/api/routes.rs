@@ -74,7 +74,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(config, config_apply))
         .routes(routes!(config_schema))
         .routes(routes!(attachments::attachments))
-        .routes(routes!(attachments::attachment, attachments::attach, attachments::detach))
+        .routes(routes!(
+            attachments::attachment,
+            attachments::attach,
+            attachments::detach
+        ))
         .routes(routes!(attachments::readdress))
         .routes(routes!(attachments::collect))
         .routes(routes!(attachments::status))

@@ -22,7 +22,9 @@ pub(crate) enum AttachError {
     #[error("{0}")]
     Invalid(String),
     /// It is there already.
-    #[error("attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)")]
+    #[error(
+        "attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)"
+    )]
     Exists(AttachmentId),
     /// It is not.
     #[error("there is no attachment {0}")]
@@ -137,7 +139,10 @@ impl Manager {
     /// Which there are that nobody works on.
     pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
         let state = self.lock();
-        let wanted = state.all.iter().filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
+        let wanted = state
+            .all
+            .iter()
+            .filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
@@ -204,7 +209,10 @@ impl Manager {
             Ipam::None => Addresses::default(),
             Ipam::Given(addresses) => addresses.clone(),
             Ipam::Pool { pool, wanted } => {
-                let (addresses, leased) = state.leases.allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
+                let (addresses, leased) =
+                    state
+                        .leases
+                        .allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
                 changes = leased;
                 addresses
             }
@@ -246,7 +254,11 @@ impl Manager {
     }
 
     /// Gives one other addresses and routes: those of a DHCP server, which is asked through its interface.
-    pub(crate) fn readdress(&self, id: &AttachmentId, addresses: Addresses) -> Result<Attachment, AttachError> {
+    pub(crate) fn readdress(
+        &self,
+        id: &AttachmentId,
+        addresses: Addresses,
+    ) -> Result<Attachment, AttachError> {
         let mut state = self.idle(id);
         let known = state.all.get(id).filter(|known| known.is_ready()).cloned();
         let known = known.ok_or_else(|| AttachError::None(id.clone()))?;
@@ -389,8 +401,14 @@ impl Manager {
 
     /// Removes all of a network that are not named. Gives those that were.
     pub(crate) fn collect(&self, valid: &Collect) -> Result<Vec<AttachmentId>, AttachError> {
-        let stale = self.list().into_iter().filter(|a| a.wanted.network == valid.network);
-        let stale: Vec<_> = stale.map(|a| a.id).filter(|id| !valid.valid.contains(id)).collect();
+        let stale = self
+            .list()
+            .into_iter()
+            .filter(|a| a.wanted.network == valid.network);
+        let stale: Vec<_> = stale
+            .map(|a| a.id)
+            .filter(|id| !valid.valid.contains(id))
+            .collect();
         let mut removed = Vec::new();
         let mut first = None;
         for id in stale {
@@ -428,7 +446,9 @@ impl Manager {
     /// A record that is no attachment's.
     pub(super) fn record(&self, kind: ObjectKind, key: &str) -> Result<Option<Record>, StoreError> {
         let records = self.lock().store.load()?;
-        Ok(records.into_iter().find(|record| record.kind == kind && record.key == key))
+        Ok(records
+            .into_iter()
+            .find(|record| record.kind == kind && record.key == key))
     }
 
     /// Changes records that are no attachment's.

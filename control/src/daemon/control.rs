@@ -10,8 +10,8 @@ use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
-use super::attached::AttachedPort;
 use super::arrivals::Arrivals;
+use super::attached::AttachedPort;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
@@ -145,7 +145,10 @@ impl Control {
     /// Whether every port of the configuration forwards. Those of attachments are not waited for: after a restart of the
     /// node their pods are gone, and the runtime needs a daemon that is ready to remove them.
     pub(super) fn all_forward(&self) -> bool {
-        let mut configured = self.ports.iter().filter(|(name, _)| !self.attached.contains_key(*name));
+        let mut configured = self
+            .ports
+            .iter()
+            .filter(|(name, _)| !self.attached.contains_key(*name));
         configured.all(|(_, entry)| entry.why_down().is_none())
     }
 
