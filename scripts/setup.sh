@@ -78,7 +78,7 @@ install_packages() {
 		*" containerd "*) ! command -v systemctl >/dev/null || systemctl --quiet disable containerd ;;
 	esac
 	case " ${want[*]} " in
-		*" podman "*) ! command -v systemctl >/dev/null || systemctl --quiet disable podman.socket podman-restart podman-auto-update.timer ;;
+		*" podman "*) ! command -v systemctl >/dev/null || systemctl --quiet disable podman podman.socket podman-restart podman-auto-update podman-auto-update.timer ;;
 	esac
 }
 
