@@ -28,7 +28,7 @@ test_packages=(
 	clang llvm libclang1 libbpf-dev libpcap-dev libxdp1 m4 bpftool openvswitch-switch-dpdk
 )
 # The CNI plugin's tests delegate to host-local and static.
-test_packages+=(containernetworking-plugins)
+test_packages+=(containernetworking-plugins iptables)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
 # dpdk: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; dpdk only recommends its drivers.
 test_packages+=(dpdk librte-meta-net librte-meta-mempool python3-minimal)

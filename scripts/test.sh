@@ -17,7 +17,7 @@ step() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 step "The committed XDP object is what its source gives"
 fastpath/io/xdp/build.sh --check
 step "Building the daemon, the tests and their xsk-rs counterpart"
-cargo build --locked --bin clearway
+cargo build --locked --bin clearway --bin clearway-cni
 cargo build --locked --manifest-path tests/xsk-peer/Cargo.toml --target-dir "$target/xsk-peer"
 cargo test --locked --workspace --no-run --quiet
 

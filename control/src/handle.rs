@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use crate::daemon::{AttachedPort, Standing};
 use crate::api::types::{
     ApplyReport, BridgeDomainView, CounterView, DropsView, FdbAdd, FdbView, FlushReport, HealthView,
     PortView, TunnelView, WorkerView,
 };
+use crate::daemon::{AttachedPort, Standing};
 
 /// How long the control thread may take for an answer. Opening many ports takes the longest.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,7 +178,9 @@ impl Handle {
         if !(self.send)(request(Reply(reply))) {
             return Err(ApiError::shutting_down());
         }
-        answer.blocking_recv().unwrap_or_else(|_dropped| Err(ApiError::shutting_down()))
+        answer
+            .blocking_recv()
+            .unwrap_or_else(|_dropped| Err(ApiError::shutting_down()))
     }
 }
 

@@ -34,7 +34,7 @@ impl<'a> DaemonBuilder<'a> {
             args: Vec::new(),
             wrapper: Vec::new(),
             socket: None,
-            state_dir: ns.state_dir(),
+            state_dir: ns.state_dir().join("restore"),
         }
     }
 
@@ -47,7 +47,7 @@ impl<'a> DaemonBuilder<'a> {
             args,
             wrapper: Vec::new(),
             socket: None,
-            state_dir: ns.state_dir(),
+            state_dir: ns.state_dir().join("restore"),
         }
     }
 
@@ -93,7 +93,8 @@ impl<'a> DaemonBuilder<'a> {
             words.extend(["--socket".into(), socket.display().to_string()]);
         }
         let state = self.state_dir.display().to_string();
-        words.extend(["run".into(), "--state-dir".into(), state]);
+        let store = self.ns.state_dir().join("store.redb").display().to_string();
+        words.extend(["run".into(), "--state-dir".into(), state, "--store".into(), store]);
         if let Some(text) = &self.config {
             let file = dir.path().join("clearway.yaml");
             write(&file, text);
@@ -316,7 +317,12 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// The program under test: `CLEARWAY_BIN`, or what was built beside this test.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("CLEARWAY_BIN") {
+    built("clearway", "CLEARWAY_BIN")
+}
+
+/// One of the project's programs: where `variable` says, or what was built beside this test.
+pub(crate) fn built(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
     let exe = std::env::current_exe().unwrap_or_else(|e| panic!("no path of this test: {e}"));
@@ -325,10 +331,10 @@ pub fn binary() -> PathBuf {
         .find(|p| p.ends_with("deps"))
         .and_then(Path::parent)
         .unwrap_or(&exe);
-    let path = profile.join("clearway");
+    let path = profile.join(name);
     assert!(
         path.exists(),
-        "{} is not built; `make test` does it: cargo build --bin clearway",
+        "{} is not built; `make test` does it: cargo build --bin {name}",
         path.display()
     );
     path

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod cmd;
+mod cni;
 mod daemon;
 mod flow;
 pub mod frame;
@@ -25,6 +26,7 @@ mod guest;
 mod iperf;
 mod ledger;
 mod netns;
+mod node;
 mod overlay;
 mod ovs;
 mod ping;
@@ -39,6 +41,7 @@ mod xdp;
 mod xsk_peer;
 
 pub use cmd::{Output, command};
+pub use cni::{CniFailure, CniNetwork, CniOutcome, Container};
 pub use daemon::{Daemon, DaemonBuilder, binary, clearway};
 pub use flow::{Flow, FlowReport};
 pub use frame::Mac;
@@ -46,6 +49,7 @@ pub use guest::Guest;
 pub use iperf::{TcpRate, UdpRate, iperf_tcp, iperf_udp};
 pub use ledger::Ledger;
 pub use netns::{Netns, Veth};
+pub use node::Node;
 pub use overlay::{Overlay, Underlay};
 pub use ovs::Ovs;
 pub use ping::{Ping, PingProbe, PingReport};

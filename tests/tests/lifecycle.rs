@@ -163,7 +163,7 @@ fn two_daemons_do_not_share_an_interface() {
     let other = "ports:\n  a: {kind: af-xdp, interface: p2, access: lan}\n";
     let second = lan(1, "").replace("ports:\n", other);
     let elsewhere = tempfile::tempdir().expect("a folder");
-    let locks = pods.fwd.state_dir();
+    let locks = pods.fwd.state_dir().join("restore");
     for (state_dir, held) in [
         (locks.as_path(), "p0.json.lock"),
         (elsewhere.path(), "XDP program (id "),

@@ -42,16 +42,13 @@ fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>, what: &str) ->
 }
 
 fn id_of((container, interface): (String, String)) -> AttachmentId {
-    AttachmentId {
-        container,
-        interface,
-    }
+    AttachmentId { container, interface }
 }
 
 /// All attachments
 ///
 /// As they were seen last: each is looked at every ten seconds.
-#[utoipa::path(get, path = "/v1/attachments", tag = "attachments", responses((status = OK, body = Vec<Object>, description = "In the order of containers and interfaces")))]
+#[utoipa::path(get, path = "/v1/attachments", tag = "attachments", responses((status = OK, body = Vec<Object>, description = "In the order of containers and interfaces"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments")))]
 pub(super) async fn attachments(State(api): State<Api>) -> Answer<Vec<Attachment>> {
     on_manager(api, |manager| Ok(manager.list())).await
 }
@@ -62,7 +59,7 @@ pub(super) async fn attachments(State(api): State<Api>) -> Answer<Vec<Attachment
 #[utoipa::path(
     get, path = "/v1/attachments/{container}/{interface}", tag = "attachments",
     params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
-    responses((status = OK, body = Object, description = "The attachment"), (status = NOT_FOUND, body = ApiError, description = "No such attachment"))
+    responses((status = OK, body = Object, description = "The attachment"), (status = NOT_FOUND, body = ApiError, description = "No such attachment"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
 )]
 pub(super) async fn attachment(
     State(api): State<Api>,
@@ -82,8 +79,7 @@ pub(super) async fn attachment(
         (status = BAD_REQUEST, body = ApiError, description = "The request makes no sense"),
         (status = NOT_FOUND, body = ApiError, description = "No such bridge domain or address pool"),
         (status = CONFLICT, body = ApiError, description = "It is there already, an address is taken, a pool is exhausted"),
-        (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; nothing is left of it")
-    )
+        (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; nothing is left of it"))
 )]
 pub(super) async fn attach(
     State(api): State<Api>,
@@ -103,8 +99,7 @@ pub(super) async fn attach(
     responses(
         (status = OK, body = Object, description = "It has them"),
         (status = BAD_REQUEST, body = ApiError, description = "Its addresses are those of a pool, or it has no interface"),
-        (status = NOT_FOUND, body = ApiError, description = "No such attachment")
-    )
+        (status = NOT_FOUND, body = ApiError, description = "No such attachment"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
 )]
 pub(super) async fn readdress(
     State(api): State<Api>,
@@ -121,7 +116,7 @@ pub(super) async fn readdress(
 #[utoipa::path(
     delete, path = "/v1/attachments/{container}/{interface}", tag = "attachments",
     params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
-    responses((status = OK, body = Object, description = "Nothing of it is left"), (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; it is tried again"))
+    responses((status = OK, body = Object, description = "Nothing of it is left"), (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; it is tried again"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
 )]
 pub(super) async fn detach(State(api): State<Api>, Path(id): Path<(String, String)>) -> Answer<Removed> {
     on_manager(api, |manager| {
@@ -138,12 +133,9 @@ pub(super) async fn detach(State(api): State<Api>, Path(id): Path<(String, Strin
 /// All attachments of a network but those that are named.
 #[utoipa::path(
     post, path = "/v1/attachments/gc", tag = "attachments", request_body = Object,
-    responses((status = OK, body = Object, description = "What was removed"))
+    responses((status = OK, body = Object, description = "What was removed"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"), (status = BAD_REQUEST, body = ApiError, description = "The body is not what it should be"))
 )]
-pub(super) async fn collect(
-    State(api): State<Api>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Removed> {
+pub(super) async fn collect(State(api): State<Api>, body: Result<Bytes, BytesRejection>) -> Answer<Removed> {
     let valid: Collect = read(body, "list of valid attachments")?;
     on_manager(api, move |manager| {
         Ok(Removed {
@@ -159,8 +151,7 @@ pub(super) async fn collect(
     responses(
         (status = OK, body = Object, description = "It could"),
         (status = NOT_FOUND, body = ApiError, description = "No such bridge domain or address pool"),
-        (status = CONFLICT, body = ApiError, description = "The address pool is exhausted, or this daemon keeps no attachments")
-    )
+        (status = CONFLICT, body = ApiError, description = "The address pool is exhausted, or this daemon keeps no attachments"), (status = BAD_REQUEST, body = ApiError, description = "The body is not what it should be"))
 )]
 pub(super) async fn status(
     State(api): State<Api>,

@@ -9,8 +9,8 @@
 //! `/openapi.json`, because routes and description are made of the same list. Left to the caller: to start one
 //! [`Server`] and to answer what comes through the [`Handle`](crate::handle::Handle).
 
-mod attachments;
 mod accept;
+mod attachments;
 mod counters;
 mod describe;
 mod routes;
@@ -21,7 +21,7 @@ mod socket;
 mod tests;
 pub(crate) mod types;
 
-pub(crate) use attachments::Attachments;
 pub(crate) use accept::{AGAIN as ACCEPT_AGAIN, cannot_accept};
+pub(crate) use attachments::Attachments;
 pub(crate) use server::Server;
 pub(crate) use socket::{Occupant, Socket, SocketError, wait_for_turn};

@@ -74,7 +74,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(config, config_apply))
         .routes(routes!(config_schema))
         .routes(routes!(attachments::attachments))
-        .routes(routes!(attachments::attachment, attachments::attach, attachments::detach))
+        .routes(routes!(
+            attachments::attachment,
+            attachments::attach,
+            attachments::detach
+        ))
         .routes(routes!(attachments::readdress))
         .routes(routes!(attachments::collect))
         .routes(routes!(attachments::status))
@@ -416,7 +420,7 @@ async fn config_schema() -> Json<serde_json::Value> {
 
 /// The daemon's health
 ///
-/// Answers as long as the daemon lives; `ready` says whether every port forwards.
+/// Answers as long as the daemon lives; `ready` says whether every port of the configuration forwards.
 #[utoipa::path(get, path = "/healthz", tag = "daemon", responses((status = OK, body = HealthView, description = "It lives")))]
 async fn health(State(api): State<Api>) -> Answer<HealthView> {
     api.handle.ask(Request::Health).await.map(Json)

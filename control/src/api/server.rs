@@ -8,8 +8,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
-use super::attachments::Attachments;
 use super::accept::Patient;
+use super::attachments::Attachments;
 use super::routes;
 use super::socket::{Socket, SocketError};
 use crate::handle::{Handle, Request};

@@ -9,9 +9,9 @@ use clearway_config::Spec;
 use clearway_engine::{DropReason, Ledger};
 use serde_json::{Value, json};
 
-use super::{Attachments, Server};
 use super::server::Running;
 use super::types::*;
+use super::{Attachments, Server};
 use crate::handle::{ApiError, FdbFilter, Handle, Request};
 
 /// A server, and what its control thread was asked.
@@ -174,7 +174,10 @@ fn answer(request: Request) {
         Request::FdbDel { reply, .. } => reply.send(Err(ApiError::conflict("it is in the configuration"))),
         Request::FdbFlush(_, reply) => reply.send(Ok(FlushReport { removed: 7 })),
         // Attachments ask for these, and there are none.
-        Request::Standing { .. } | Request::Attach { .. } | Request::Detach { .. } | Request::WhyDown { .. } => {}
+        Request::Standing { .. }
+        | Request::Attach { .. }
+        | Request::Detach { .. }
+        | Request::WhyDown { .. } => {}
         Request::Health(reply) => reply.send(Ok(HealthView {
             version: "1".into(),
             pid: 1,
@@ -334,7 +337,7 @@ fn every_route_answers_as_described() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 21);
+    assert_eq!(tried, 28);
 }
 
 #[test]
@@ -467,7 +470,10 @@ fn a_control_thread_that_ended_is_told() {
     assert_eq!((status, &answer["code"]), (503, &json!("shutting_down")));
     running.stop();
     // It dropped the request, as one does that ends in the middle of things.
-    let running = Server::bind(&path).unwrap().start(Handle::new(|_| true), none()).unwrap();
+    let running = Server::bind(&path)
+        .unwrap()
+        .start(Handle::new(|_| true), none())
+        .unwrap();
     assert_eq!(http(&path, "GET", "/v1/ports", "").0, 503);
     running.stop();
 }

@@ -457,7 +457,7 @@ pub(crate) struct HealthView {
     pub(crate) pid: u32,
     /// Seconds since it started.
     pub(crate) uptime_s: u64,
-    /// Whether every port forwards.
+    /// Whether every port of the configuration forwards.
     pub(crate) ready: bool,
     /// Ports that forward.
     pub(crate) ports_up: u32,

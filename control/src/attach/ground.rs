@@ -6,15 +6,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use clearway_config::attach::{Segment, VhostSocket};
 use clearway_config::Name;
+use clearway_config::attach::{Segment, VhostSocket};
 
+use super::known::Known;
 use crate::daemon::Standing;
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
+use crate::host::Host;
 use crate::host::accounts;
 use crate::host::pod::{PodError, PodNetns, Veth, differences};
-use crate::host::Host;
-use super::known::Known;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,8 @@ impl Fault {
 pub(crate) trait Ground: Send + Sync {
     /// Which network namespace this is; the daemon's own is refused.
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
+    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is.
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault>;
     /// The segment's bridge domain, and the address pools.
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
     /// Where the folder of a vhost-user socket is made.
@@ -115,9 +117,15 @@ impl Ground for HostGround {
         Ok(PodNetns::open(path)?)
     }
 
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+        Ok(netns.enter()?.name_is_free(interface)?)
+    }
+
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
         let segment = segment.clone();
-        Ok(self.handle.ask_blocking(|reply| Request::Standing { segment, reply })?)
+        Ok(self
+            .handle
+            .ask_blocking(|reply| Request::Standing { segment, reply })?)
     }
 
     fn vhost_folder(&self, port: &Name) -> PathBuf {
@@ -136,7 +144,9 @@ impl Ground for HostGround {
             // What is longer, the kernel does not take.
             alias: alias.get(..255).unwrap_or(&alias),
         };
-        Host::open().map_err(PodError::from)?.create_veth(&known.netns, &veth)?;
+        Host::open()
+            .map_err(PodError::from)?
+            .create_veth(&known.netns, &veth)?;
         Ok(())
     }
 
@@ -159,7 +169,11 @@ impl Ground for HostGround {
         let Some(folder) = known.attachment.socket.as_deref().and_then(Path::parent) else {
             return Ok(());
         };
-        make_folder(folder, self.is_ours(folder), known.attachment.wanted.vhost.as_ref())
+        make_folder(
+            folder,
+            self.is_ours(folder),
+            known.attachment.wanted.vhost.as_ref(),
+        )
     }
 
     fn open_port(&self, known: &Known) -> Result<(), Fault> {
@@ -171,7 +185,16 @@ impl Ground for HostGround {
 
     fn announce(&self, known: &Known) {
         let attachment = &known.attachment;
-        let addresses: Vec<_> = attachment.addresses.ips.iter().map(|ip| ip.address.addr()).collect();
+        // Who is behind a socket speaks for itself.
+        if known.interface().is_none() {
+            return;
+        }
+        let addresses: Vec<_> = attachment
+            .addresses
+            .ips
+            .iter()
+            .map(|ip| ip.address.addr())
+            .collect();
         let announced = known
             .netns
             .enter()
@@ -183,12 +206,16 @@ impl Ground for HostGround {
 
     fn close_port(&self, known: &Known) -> Result<(), Fault> {
         let name = known.attachment.port.clone();
-        Ok(self.handle.ask_blocking(|reply| Request::Detach { name, reply })?)
+        Ok(self
+            .handle
+            .ask_blocking(|reply| Request::Detach { name, reply })?)
     }
 
     fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
         if let Some(host_interface) = &known.attachment.host_interface {
-            Host::open().map_err(PodError::from)?.delete_veth(host_interface)?;
+            Host::open()
+                .map_err(PodError::from)?
+                .delete_veth(host_interface)?;
         }
         Ok(())
     }
@@ -220,8 +247,16 @@ impl Ground for HostGround {
         let attachment = &known.attachment;
         let mut problems = Vec::new();
         if let Some(wanted) = known.interface() {
-            match known.netns.enter().and_then(|mut pod| pod.look(&attachment.id.interface)) {
-                Ok(found) => problems.extend(differences(&wanted, found.as_ref()).iter().map(ToString::to_string)),
+            match known
+                .netns
+                .enter()
+                .and_then(|mut pod| pod.look(&attachment.id.interface))
+            {
+                Ok(found) => problems.extend(
+                    differences(&wanted, found.as_ref())
+                        .iter()
+                        .map(ToString::to_string),
+                ),
                 Err(error) => problems.push(error.to_string()),
             }
         }

@@ -100,7 +100,11 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
     let invalid = Err;
     let name = &id.interface;
     let printable = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':');
-    if name.is_empty() || name.len() > 15 || matches!(name.as_str(), "." | "..") || !name.chars().all(printable) {
+    if name.is_empty()
+        || name.len() > 15
+        || matches!(name.as_str(), "." | "..")
+        || !name.chars().all(printable)
+    {
         return invalid(format!(
             "{name:?} is no interface name: 1 to 15 bytes without white space, `/` and `:`"
         ));
@@ -125,13 +129,24 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         return invalid(format!("{mac} is no station's MAC address"));
     }
     if wanted.vhost.is_some() && wanted.kind != AttachKind::VhostUser {
-        return invalid(format!("a socket has no meaning for an attachment of kind {}", wanted.kind));
+        return invalid(format!(
+            "a socket has no meaning for an attachment of kind {}",
+            wanted.kind
+        ));
     }
-    if wanted.vhost.iter().flat_map(|socket| &socket.file).any(|file| file.contains('/')) {
+    if wanted
+        .vhost
+        .iter()
+        .flat_map(|socket| &socket.file)
+        .any(|file| file.contains('/'))
+    {
         return invalid("the file of a vhost-user socket is a name without `/`".to_owned());
     }
     if !wanted.netns.is_absolute() {
-        return invalid(format!("{} is no absolute path of a network namespace", wanted.netns.display()));
+        return invalid(format!(
+            "{} is no absolute path of a network namespace",
+            wanted.netns.display()
+        ));
     }
     Ok(())
 }

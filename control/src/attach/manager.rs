@@ -22,7 +22,9 @@ pub(crate) enum AttachError {
     #[error("{0}")]
     Invalid(String),
     /// It is there already.
-    #[error("attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)")]
+    #[error(
+        "attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)"
+    )]
     Exists(AttachmentId),
     /// It is not.
     #[error("there is no attachment {0}")]
@@ -137,7 +139,10 @@ impl Manager {
     /// Which there are that nobody works on.
     pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
         let state = self.lock();
-        let wanted = state.all.iter().filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
+        let wanted = state
+            .all
+            .iter()
+            .filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
@@ -157,6 +162,11 @@ impl Manager {
         };
         let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
+        drop(self.vacant(id)?);
+        // Before anything is written down: what a record has is taken away again, whoever made it.
+        if wanted.kind != AttachKind::VhostUser {
+            self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+        }
         let known = self.enter(id, wanted, netns, standing)?;
         let ready = known.at(AttachmentState::Ready);
         let built = self.build(&known).map_err(failed);
@@ -169,6 +179,18 @@ impl Manager {
         Ok(attachment)
     }
 
+    /// Waits until nobody works on this one, and takes away what was not completed; one that is complete is an error.
+    fn vacant(&self, id: &AttachmentId) -> Result<MutexGuard<'_, State>, AttachError> {
+        let state = self.idle(id);
+        match state.all.get(id) {
+            None => return Ok(state),
+            Some(there) if there.is_ready() => return Err(AttachError::Exists(id.clone())),
+            Some(_) => drop(state),
+        }
+        self.remove(id)?;
+        Ok(self.idle(id))
+    }
+
     /// Writes down that it is being made, with its addresses; from here on it is busy.
     fn enter(
         &self,
@@ -177,15 +199,7 @@ impl Manager {
         netns: PodNetns,
         standing: Standing,
     ) -> Result<Known, AttachError> {
-        let mut state = self.idle(id);
-        if let Some(there) = state.all.get(id) {
-            if there.is_ready() {
-                return Err(AttachError::Exists(id.clone()));
-            }
-            drop(state);
-            self.remove(id)?;
-            state = self.idle(id);
-        }
+        let mut state = self.vacant(id)?;
         let holder = Holder {
             id: id.clone(),
             pod: wanted.pod.clone(),
@@ -195,7 +209,10 @@ impl Manager {
             Ipam::None => Addresses::default(),
             Ipam::Given(addresses) => addresses.clone(),
             Ipam::Pool { pool, wanted } => {
-                let (addresses, leased) = state.leases.allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
+                let (addresses, leased) =
+                    state
+                        .leases
+                        .allocate(&standing.pools, pool.as_ref(), &holder, wanted)?;
                 changes = leased;
                 addresses
             }
@@ -237,7 +254,11 @@ impl Manager {
     }
 
     /// Gives one other addresses and routes: those of a DHCP server, which is asked through its interface.
-    pub(crate) fn readdress(&self, id: &AttachmentId, addresses: Addresses) -> Result<Attachment, AttachError> {
+    pub(crate) fn readdress(
+        &self,
+        id: &AttachmentId,
+        addresses: Addresses,
+    ) -> Result<Attachment, AttachError> {
         let mut state = self.idle(id);
         let known = state.all.get(id).filter(|known| known.is_ready()).cloned();
         let known = known.ok_or_else(|| AttachError::None(id.clone()))?;
@@ -347,7 +368,7 @@ impl Manager {
         attachment.ok_or_else(|| AttachError::None(id.clone()))
     }
 
-    /// Puts right what is not as it should be; gives what was found.
+    /// Puts right what is not as it should be; gives what was found that was not known.
     pub(super) fn repair(&self, id: &AttachmentId) -> Vec<String> {
         let mut state = self.idle(id);
         let Some(known) = state.all.get(id).filter(|known| known.is_ready()).cloned() else {
@@ -365,7 +386,11 @@ impl Manager {
         }
         self.note(id, &problems);
         self.release(id);
-        found
+        // What is known already, and could not be helped, is no news.
+        match known.attachment.problems.starts_with(&found) {
+            true => Vec::new(),
+            false => found,
+        }
     }
 
     fn note(&self, id: &AttachmentId, problems: &[String]) {
@@ -376,8 +401,14 @@ impl Manager {
 
     /// Removes all of a network that are not named. Gives those that were.
     pub(crate) fn collect(&self, valid: &Collect) -> Result<Vec<AttachmentId>, AttachError> {
-        let stale = self.list().into_iter().filter(|a| a.wanted.network == valid.network);
-        let stale: Vec<_> = stale.map(|a| a.id).filter(|id| !valid.valid.contains(id)).collect();
+        let stale = self
+            .list()
+            .into_iter()
+            .filter(|a| a.wanted.network == valid.network);
+        let stale: Vec<_> = stale
+            .map(|a| a.id)
+            .filter(|id| !valid.valid.contains(id))
+            .collect();
         let mut removed = Vec::new();
         let mut first = None;
         for id in stale {
@@ -415,7 +446,9 @@ impl Manager {
     /// A record that is no attachment's.
     pub(super) fn record(&self, kind: ObjectKind, key: &str) -> Result<Option<Record>, StoreError> {
         let records = self.lock().store.load()?;
-        Ok(records.into_iter().find(|record| record.kind == kind && record.key == key))
+        Ok(records
+            .into_iter()
+            .find(|record| record.kind == kind && record.key == key))
     }
 
     /// Changes records that are no attachment's.

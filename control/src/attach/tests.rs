@@ -99,6 +99,9 @@ impl<G: Ground> Ground for Scripted<G> {
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
         self.ground.netns(path)
     }
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+        self.ground.name_is_free(netns, interface)
+    }
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
         self.ground.standing(segment)
     }
@@ -228,7 +231,9 @@ impl Scene {
         let records = self.store.load().expect("it is in memory");
         let has = |kind: &str| records.iter().any(|record| record.kind.as_str() == kind);
         let thing = match kind {
-            AttachKind::Veth => !self.pod.ip("link show type veth").is_empty() || !sh("ip link show type veth").is_empty(),
+            AttachKind::Veth => {
+                !self.pod.ip("link show type veth").is_empty() || !sh("ip link show type veth").is_empty()
+            }
             // The control thread of this scene makes none.
             AttachKind::Tap => !self.ports().is_empty(),
             AttachKind::VhostUser => {
@@ -329,7 +334,10 @@ fn a_step_that_fails_leaves_all_or_nothing() {
             assert!(steps >= 4, "{kind}: record, interface, port, record: {steps}");
             let steps = every(plan, |plan| {
                 scene.script.play(Plan::Nothing);
-                scene.daemon.add(&id("c"), scene.wanted(kind)).expect("nothing fails now");
+                scene
+                    .daemon
+                    .add(&id("c"), scene.wanted(kind))
+                    .expect("nothing fails now");
                 scene.script.play(plan);
                 let removed = scene.daemon.remove(&id("c"));
                 let tried = scene.script.steps();
@@ -362,21 +370,30 @@ fn a_daemon_that_ends_at_any_step_is_followed_by_one_that_leaves_all_or_nothing(
             });
             scene.restart(Plan::Nothing);
             let traces = scene.traces(kind);
-            assert!(traces == WHOLE || !added && traces == NOTHING, "{kind} {plan:?}: {traces:?}");
+            assert!(
+                traces == WHOLE || !added && traces == NOTHING,
+                "{kind} {plan:?}: {traces:?}"
+            );
             scene.daemon.remove(&id("c")).expect("nothing fails now");
             tried
         });
         assert!(ends >= 4, "{kind}: {ends}");
         let ends = every(Plan::Ends, |plan| {
             scene.script.play(Plan::Nothing);
-            scene.daemon.add(&id("c"), scene.wanted(kind)).expect("nothing fails now");
+            scene
+                .daemon
+                .add(&id("c"), scene.wanted(kind))
+                .expect("nothing fails now");
             scene.script.play(plan);
             let removed = scene.daemon.remove(&id("c")).is_ok();
             let tried = scene.script.steps();
             scene.restart(Plan::Nothing);
             let traces = scene.traces(kind);
             // One that had not begun to go is still there.
-            assert!(traces == NOTHING || !removed && traces == WHOLE, "{kind} {plan:?}: {traces:?}");
+            assert!(
+                traces == NOTHING || !removed && traces == WHOLE,
+                "{kind} {plan:?}: {traces:?}"
+            );
             scene.daemon.remove(&id("c")).expect("nothing fails now");
             tried
         });
@@ -387,22 +404,34 @@ fn a_daemon_that_ends_at_any_step_is_followed_by_one_that_leaves_all_or_nothing(
 #[test]
 fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
     let mut scene = Scene::new();
-    let first = scene.daemon.add(&id("c"), scene.wanted(AttachKind::Veth)).expect("added");
+    let first = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::Veth))
+        .expect("added");
     assert_eq!(first.state, AttachmentState::Ready);
     let again = scene.daemon.add(&id("c"), scene.wanted(AttachKind::Veth));
     assert!(matches!(again, Err(AttachError::Exists(_))), "{again:?}");
     // Another container's would have the same name in the same pod.
     let other = scene.daemon.add(&id("d"), scene.wanted(AttachKind::Veth));
-    assert!(matches!(other, Err(AttachError::Step { left: false, .. })), "{other:?}");
+    assert!(
+        matches!(other, Err(AttachError::Step { left: false, .. })),
+        "{other:?}"
+    );
     assert_eq!(scene.traces(AttachKind::Veth), WHOLE);
     assert_eq!(scene.daemon.list().len(), 1);
-    assert_eq!(scene.daemon.look(&id("c")).expect("it is there").problems, [""; 0]);
+    assert_eq!(
+        scene.daemon.look(&id("c")).expect("it is there").problems,
+        [""; 0]
+    );
 }
 
 #[test]
 fn what_others_changed_is_found_and_put_right() {
     let scene = Scene::new();
-    let there = scene.daemon.add(&id("c"), scene.wanted(AttachKind::Veth)).expect("added");
+    let there = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::Veth))
+        .expect("added");
     for (change, told) in [
         ("ip link set net1 address 02:00:00:00:00:99", "MAC"),
         ("ip link set net1 mtu 1400", "MTU"),
@@ -411,7 +440,12 @@ fn what_others_changed_is_found_and_put_right() {
         ("ip link delete net1", "not in the pod"),
     ] {
         scene.pod.sh(change);
-        let found = scene.daemon.look(&id("c")).expect("it is there").problems.join("; ");
+        let found = scene
+            .daemon
+            .look(&id("c"))
+            .expect("it is there")
+            .problems
+            .join("; ");
         assert!(found.contains(told), "{change}: {found}");
         assert!(!scene.daemon.repair(&id("c")).is_empty());
         let left = scene.daemon.look(&id("c")).expect("it is there").problems;

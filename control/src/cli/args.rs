@@ -57,8 +57,8 @@ pub(crate) enum Command {
 
 /// Run the daemon
 ///
-/// Prints `ready` when every port forwards (and tells systemd). SIGTERM and SIGINT end it; every interface is then
-/// given back as it was found. Ports come from a configuration file or, for a first try, from --port.
+/// Prints `ready` when every port of the configuration forwards (and tells systemd). SIGTERM and SIGINT end it; every
+/// interface is then given back as it was found. Ports come from a configuration file or, for a first try, from --port.
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("ports").required(true).args(["config", "port"]),

@@ -9,7 +9,9 @@ use super::args::Why;
 use super::client::{Client, segment};
 use super::error::CliError;
 use super::output::{self, Show, grouped, or_dash, table};
-use crate::api::types::{BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, State, TunnelView};
+use crate::api::types::{
+    BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, State, TunnelView,
+};
 use crate::handle::{ApiError, ErrorCode};
 
 /// All attachments of this name: a container ID or its beginning, `NAMESPACE/POD` or `POD`, each also with `/INTERFACE`
@@ -43,7 +45,11 @@ pub(crate) fn why(client: &Client, args: &Why) -> Result<(), CliError> {
     let found = named(client, &args.attachment)?;
     if found.len() > 1 {
         let names: Vec<_> = found.iter().map(|a| a.id.to_string()).collect();
-        let message = format!("{:?} may be any of {}: say which", args.attachment, names.join(", "));
+        let message = format!(
+            "{:?} may be any of {}: say which",
+            args.attachment,
+            names.join(", ")
+        );
         return Err(CliError::Api {
             error: ApiError::new(ErrorCode::BadRequest, message),
         });
@@ -95,7 +101,11 @@ impl Story {
         let counters: Vec<CounterView> = client.get("/v1/counters")?;
         let counters = counters.into_iter().find(|counters| counters.port == name);
         let known: DropsView = client.get("/v1/drops")?;
-        let drops = drops_of(&name, &counters.map(|c| c.counters).unwrap_or_default(), known.drops);
+        let drops = drops_of(
+            &name,
+            &counters.map(|c| c.counters).unwrap_or_default(),
+            known.drops,
+        );
         let mut story = Self {
             attachment,
             port,
@@ -120,9 +130,16 @@ impl Story {
         match &self.port {
             None => causes.push(format!("the engine has no port {}", self.attachment.port)),
             Some(port) => {
-                causes.extend(port.warnings.iter().map(|warning| format!("port {}: {warning}", port.name)));
+                causes.extend(
+                    port.warnings
+                        .iter()
+                        .map(|warning| format!("port {}: {warning}", port.name)),
+                );
                 if port.state == State::Up && port.rx_packets == 0 {
-                    causes.push(format!("port {} has never received a frame from the pod", port.name));
+                    causes.push(format!(
+                        "port {} has never received a frame from the pod",
+                        port.name
+                    ));
                 }
             }
         }
@@ -145,7 +162,9 @@ fn drops_of(port: &str, counters: &BTreeMap<String, u64>, known: Vec<DropView>) 
         .into_iter()
         .filter_map(|drop| {
             let packets = counters.get(&format!("drop_{}", drop.reason)).copied();
-            let packets = packets.or_else(|| drop.ports.get(port).copied()).filter(|packets| *packets > 0)?;
+            let packets = packets
+                .or_else(|| drop.ports.get(port).copied())
+                .filter(|packets| *packets > 0)?;
             Some(DropView { packets, ..drop })
         })
         .collect();
@@ -161,7 +180,15 @@ impl Show for Vec<Attachment> {
         }
         let mut text = table(
             &[
-                "CONTAINER", "INTERFACE", "POD", "STATE", "KIND", "SEGMENT", "PORT", "MAC", "ADDRESSES",
+                "CONTAINER",
+                "INTERFACE",
+                "POD",
+                "STATE",
+                "KIND",
+                "SEGMENT",
+                "PORT",
+                "MAC",
+                "ADDRESSES",
             ],
             self.iter().map(|a| {
                 vec![
@@ -191,7 +218,12 @@ impl Show for Vec<Attachment> {
 }
 
 fn addresses(attachment: &Attachment) -> String {
-    let ips: Vec<_> = attachment.addresses.ips.iter().map(|ip| ip.address.to_string()).collect();
+    let ips: Vec<_> = attachment
+        .addresses
+        .ips
+        .iter()
+        .map(|ip| ip.address.to_string())
+        .collect();
     ips.join(" ")
 }
 
@@ -220,23 +252,57 @@ impl Show for Story {
         line("netns", a.wanted.netns.display().to_string());
         match &a.socket {
             Some(socket) => line("socket", socket.display().to_string()),
-            None => line("interface", format!("{} ({}, {}, MTU {})", a.id.interface, a.wanted.kind, a.mac, a.mtu)),
+            None => line(
+                "interface",
+                format!("{} ({}, {}, MTU {})", a.id.interface, a.wanted.kind, a.mac, a.mtu),
+            ),
         }
-        line("addresses", or_dash(Some(addresses(a)).filter(|text| !text.is_empty())));
-        line("port", self.port.as_ref().map_or_else(|| format!("{} (not in the engine)", a.port), port_line));
+        line(
+            "addresses",
+            or_dash(Some(addresses(a)).filter(|text| !text.is_empty())),
+        );
+        line(
+            "port",
+            self.port
+                .as_ref()
+                .map_or_else(|| format!("{} (not in the engine)", a.port), port_line),
+        );
         for domain in &self.domains {
             let members = domain.members.join(", ");
-            line("domain", format!("{} (members {members}; {} MACs)", domain.name, domain.macs));
+            line(
+                "domain",
+                format!("{} (members {members}; {} MACs)", domain.name, domain.macs),
+            );
         }
         for tunnel in &self.tunnels {
             line("tunnel", format!("{} ({})", tunnel.name, tunnel.state));
         }
         for station in &self.stations {
-            let place = station.port.clone().or(station.remote.map(|remote| remote.to_string()));
-            line("seen", format!("{} in {} behind {}", station.mac, station.bridge_domain, or_dash(place)));
+            let place = station
+                .port
+                .clone()
+                .or(station.remote.map(|remote| remote.to_string()));
+            line(
+                "seen",
+                format!(
+                    "{} in {} behind {}",
+                    station.mac,
+                    station.bridge_domain,
+                    or_dash(place)
+                ),
+            );
         }
         for drop in &self.drops {
-            line("dropped", format!("{} {}: {}; {}", grouped(drop.packets), drop.reason, drop.text, drop.advice));
+            line(
+                "dropped",
+                format!(
+                    "{} {}: {}; {}",
+                    grouped(drop.packets),
+                    drop.reason,
+                    drop.text,
+                    drop.advice
+                ),
+            );
         }
         match self.causes.is_empty() {
             true => text.push_str("\nNothing is wrong that can be seen from here.\n"),
@@ -252,7 +318,11 @@ impl Show for Story {
 }
 
 fn port_line(port: &PortView) -> String {
-    let reason = port.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = port
+        .reason
+        .as_ref()
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
     format!(
         "{} ({}{reason}), {} frames from the pod, {} to it",
         port.name,

@@ -6,8 +6,8 @@ use clearway_config::attach::Attachment;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::attachments;
 use super::args::{Format, Get, What};
+use super::attachments;
 use super::client::{Client, segment};
 use super::error::CliError;
 use super::output::{self, Show};

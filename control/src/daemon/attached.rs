@@ -99,7 +99,11 @@ fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
                 key,
             )
         }
-        Segment::Trunk { native, .. } => (native.clone(), "the native bridge domain".to_owned(), String::new()),
+        Segment::Trunk { native, .. } => (
+            native.clone(),
+            "the native bridge domain".to_owned(),
+            String::new(),
+        ),
     };
     found.ok_or_else(|| {
         let there: Vec<_> = domains.keys().map(Name::as_str).collect();
@@ -110,7 +114,9 @@ fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
         };
         NoSegment {
             what,
-            advice: format!("{there}; add one{key} with `clearway apply`, or correct the network's configuration"),
+            advice: format!(
+                "{there}; add one{key} with `clearway apply`, or correct the network's configuration"
+            ),
         }
     })
 }
@@ -147,9 +153,9 @@ impl Control {
         let opened = self.carry_out(spec, &[Action::AddPort(name.clone())]);
         let opened = opened.map_err(ApiError::failed).and_then(|()| {
             match self.ports.get(&name).map(|entry| &entry.state) {
-                Some(PortState::Down { reason, .. }) => Err(ApiError::failed(format!(
-                    "port {name} did not open: {reason}"
-                ))),
+                Some(PortState::Down { reason, .. }) => {
+                    Err(ApiError::failed(format!("port {name} did not open: {reason}")))
+                }
                 _ => Ok(()),
             }
         });

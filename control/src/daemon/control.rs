@@ -10,8 +10,8 @@ use clearway_config::{Frames, HostFacts, Name, PortKind, Spec, Steering};
 use clearway_engine::{Engine, QueueEvent};
 use clearway_io::VlanFilter;
 
-use super::attached::AttachedPort;
 use super::arrivals::Arrivals;
+use super::attached::AttachedPort;
 use super::groups::Groups;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
@@ -142,10 +142,20 @@ impl Control {
         switched
     }
 
+    /// Whether every port of the configuration forwards. Those of attachments are not waited for: after a restart of the
+    /// node their pods are gone, and the runtime needs a daemon that is ready to remove them.
+    pub(super) fn all_forward(&self) -> bool {
+        let mut configured = self
+            .ports
+            .iter()
+            .filter(|(name, _)| !self.attached.contains_key(*name));
+        configured.all(|(_, entry)| entry.why_down().is_none())
+    }
+
     /// The loop, until a signal.
     pub(super) fn serve(&mut self, messages: &mut Arrivals, ready: fn()) {
         loop {
-            if !self.is_ready && self.ports.values().all(|entry| entry.why_down().is_none()) {
+            if !self.is_ready && self.all_forward() {
                 self.is_ready = true;
                 tracing::info!(ports = self.ports.len(), after = ?self.started.elapsed(), "every port forwards");
                 ready();

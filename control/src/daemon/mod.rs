@@ -25,8 +25,8 @@
 //! way: a slow answer of the kernel delays a change, never a frame.
 
 mod apply;
-mod attached;
 mod arrivals;
+mod attached;
 mod control;
 mod counters;
 mod groups;
@@ -54,8 +54,8 @@ use crate::attach::{HostGround, Manager, Watch};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
 use crate::store::FileStore;
-pub(crate) use attached::{AttachedPort, Standing};
 use arrivals::Arrivals;
+pub(crate) use attached::{AttachedPort, Standing};
 use control::Control;
 
 /// What the daemon is started with.
@@ -126,7 +126,7 @@ enum Message {
     Stop(&'static str),
 }
 
-/// Runs the daemon until it is told to stop. `ready` is called once, when every port forwards.
+/// Runs the daemon until it is told to stop. `ready` is called once, when every port of the configuration forwards.
 pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let Options {
         mut spec,
@@ -214,12 +214,17 @@ fn resume(manager: &Manager, file: Spec, facts: &HostFacts) -> Spec {
     });
     match used {
         Ok(used) if used != file => {
-            tracing::info!("going on with what was applied: the configuration file has not changed since; `clearway apply --file FILE` goes back to it");
+            tracing::info!(
+                "going on with what was applied: the configuration file has not changed since; `clearway apply --file FILE` goes back to it"
+            );
             used
         }
         Ok(_) => file,
         Err(error) => {
-            tracing::warn!(error, "what was applied before is not known or can't be used: the configuration file is");
+            tracing::warn!(
+                error,
+                "what was applied before is not known or can't be used: the configuration file is"
+            );
             file
         }
     }

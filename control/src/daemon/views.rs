@@ -300,7 +300,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
-            ready: up == self.ports.len(),
+            ready: self.all_forward(),
             ports_up: u32::try_from(up).unwrap_or(u32::MAX),
             ports: u32::try_from(self.ports.len()).unwrap_or(u32::MAX),
             epoch: self.engine.snapshot().epoch,

@@ -135,7 +135,13 @@ pub(crate) struct Record {
 
 impl Record {
     /// One with a value of our own. Values are structs with names for keys, which JSON always takes.
-    pub(crate) fn new(kind: ObjectKind, key: String, owner: Owner, generation: u64, value: &impl Serialize) -> Self {
+    pub(crate) fn new(
+        kind: ObjectKind,
+        key: String,
+        owner: Owner,
+        generation: u64,
+        value: &impl Serialize,
+    ) -> Self {
         Self {
             kind,
             key,
@@ -237,7 +243,9 @@ pub(crate) enum StoreError {
         reason: String,
     },
     /// A record that is not what this version makes of it.
-    #[error("the store's {kind} {key} can't be read: {reason}; it was written by another version of clearway: start that one again, or move the store away")]
+    #[error(
+        "the store's {kind} {key} can't be read: {reason}; it was written by another version of clearway: start that one again, or move the store away"
+    )]
     Value {
         /// What it is about.
         kind: ObjectKind,

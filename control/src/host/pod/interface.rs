@@ -92,6 +92,18 @@ impl Pod {
         Ok(())
     }
 
+    /// Whether nothing has this name: what is there already is somebody else's.
+    pub(crate) fn name_is_free(&mut self, interface: &str) -> Result<(), PodError> {
+        let taken = || PodError::PodNameTaken {
+            name: interface.to_owned(),
+            netns: self.netns.path().to_owned(),
+        };
+        match by_name(&mut self.rtnl, interface)? {
+            Some(_) => Err(taken()),
+            None => Ok(()),
+        }
+    }
+
     /// An interface as it is, `None` if it is not there.
     pub(crate) fn look(&mut self, interface: &str) -> Result<Option<PodInterface>, PodError> {
         let Some(link) = self.find(interface)? else {

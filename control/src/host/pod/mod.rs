@@ -106,7 +106,10 @@ fn open(path: &Path) -> Result<Netns, PodError> {
     let netns = Netns::open(path).map_err(failed)?;
     // Another kind of namespace, the kernel refuses to enter. A name as in `ip netns` is a mount point, which says less than
     // the link net:[NUMBER] does that a process has (namespaces(7)).
-    match fstatfs(netns.as_fd()).map_err(|errno| failed(errno.into()))?.filesystem_type() {
+    match fstatfs(netns.as_fd())
+        .map_err(|errno| failed(errno.into()))?
+        .filesystem_type()
+    {
         NSFS_MAGIC => Ok(netns),
         _ => Err(PodError::NoNetns(path.to_owned())),
     }

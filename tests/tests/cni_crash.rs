@@ -1,0 +1,137 @@
+//! Plugins and daemons killed at any moment of ADD and DEL: when all is deleted in the end, nothing is left.
+
+use clearway_tests::{Container, Daemon, Node, ready, wait_for};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Longer than an ADD takes here.
+const SPAN_MS: u64 = 160;
+
+/// A sequence that looks random and is the same in every run (xorshift64, Marsaglia 2003).
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // Squared: most of an ADD happens early.
+        let part = (self.0 % 1000) * (self.0 % 1000);
+        Duration::from_micros(part * SPAN_MS / 1000)
+    }
+}
+
+/// The kinds of attachments, with addresses from host-local and from the daemon's pool.
+fn fields(node: &Node, n: usize) -> Value {
+    let mode = ["veth", "tap", "vhost-user"][n % 3];
+    let ipam = match n % 2 {
+        0 => node.host_local(),
+        _ => json!({"type": "clearway", "pool": "pods"}),
+    };
+    json!({"mode": mode, "ipam": ipam})
+}
+
+/// Deletes until all are gone, as a runtime does.
+#[track_caller]
+fn delete_all(node: &Node, containers: &[Container]) {
+    for (n, container) in containers.iter().enumerate() {
+        let network = node.network("1.0.0", fields(node, n));
+        let mut last = None;
+        let end = Instant::now() + SOON;
+        while let Err(failure) = network.del(container) {
+            assert!(
+                Instant::now() < end,
+                "{container:?} cannot be deleted: {failure:?}"
+            );
+            last = Some(failure);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(last);
+    }
+}
+
+/// Nothing is left, neither with this daemon nor with the next one.
+#[track_caller]
+fn assert_gone(node: &Node, mut daemon: Daemon<'_>) {
+    wait_for("all to be gone", SOON, || {
+        let left = node.left(&daemon);
+        if !left.is_empty() {
+            eprintln!("still there: {left:?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        left.is_empty().then_some(())
+    });
+    assert!(daemon.terminate().success());
+    let daemon = node.daemon();
+    node.assert_clean(&daemon);
+    daemon.stop();
+}
+
+#[test]
+fn plugins_are_killed() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(6);
+    let daemon = node.daemon();
+    let containers: Vec<_> = (0..6).map(|n| node.container(n)).collect();
+    let mut moments = Moments(0x1234_5678_9abc_def1);
+    let mut unfinished = 0;
+    for round in 0..60 {
+        let n = round % containers.len();
+        let network = node.network("1.0.0", fields(&node, n));
+        let verb = if round / containers.len() % 2 == 0 {
+            "ADD"
+        } else {
+            "DEL"
+        };
+        let mut plugin = network.start(verb, &containers[n]);
+        std::thread::sleep(moments.next());
+        unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
+        let _ = plugin.kill();
+        let _ = plugin.wait();
+    }
+    assert!(
+        unfinished > 10,
+        "most must be killed in the middle: {unfinished} of 60"
+    );
+    delete_all(&node, &containers);
+    assert_gone(&node, daemon);
+}
+
+#[test]
+fn daemons_are_killed() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(6);
+    let mut daemon = node.daemon();
+    let containers: Vec<_> = (0..6).map(|n| node.container(n)).collect();
+    let mut moments = Moments(0x0fed_cba9_8765_4321);
+    let mut unfinished = 0;
+    for round in 0..60 {
+        let n = round % containers.len();
+        let network = node.network("1.0.0", fields(&node, n));
+        let verb = if round / containers.len() % 2 == 0 {
+            "ADD"
+        } else {
+            "DEL"
+        };
+        let mut plugin = network.start(verb, &containers[n]);
+        std::thread::sleep(moments.next());
+        unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
+        daemon.kill();
+        let status = wait_for("the plugin to end without its daemon", SOON, || {
+            plugin.try_wait().ok().flatten()
+        });
+        eprintln!("{round} {verb}: {status}");
+        daemon = node.daemon();
+    }
+    assert!(
+        unfinished > 10,
+        "most must be killed in the middle: {unfinished} of 60"
+    );
+    delete_all(&node, &containers);
+    assert_gone(&node, daemon);
+}
