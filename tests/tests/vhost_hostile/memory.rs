@@ -148,13 +148,32 @@ pub const ALL: &[Behaviour] = &[
     },
     Behaviour {
         name: "region_of_half_an_address_space",
-        does: "shares a sparse file of 2^46 bytes: the host has no memory for that, and needs none, or refuses",
-        expect: Expect::Either,
+        does: "shares a sparse file of 2^46 bytes, which costs it nothing",
+        expect: Expect::Ends("more than 4 TiB of addresses"),
         act: |h| {
             share_one(h, |one| {
                 one.size = 1 << 46;
                 let _ = one.file.set_len(one.offset + one.size);
             });
+        },
+    },
+    Behaviour {
+        name: "slots_of_a_whole_address_space",
+        does: "adds sparse files of a terabyte until the daemon has no address left for anything else",
+        expect: Expect::Either,
+        act: |h| {
+            h.front
+                .negotiate(h.guest.features, PROTOCOL)
+                .expect("a good beginning");
+            for i in 1..=4 {
+                let mut one = RamRegion::new(i << 40, i << 40, 4096);
+                one.size = (1 << 40) - one.offset;
+                one.file.set_len(1 << 40).expect("a sparse file");
+                let result = slot(h, request::ADD_MEM_REG, &one);
+                assert_eq!(result, Some(0), "terabyte {i}");
+            }
+            let one = RamRegion::new(1 << 50, 1 << 50, 4096);
+            assert_ne!(slot(h, request::ADD_MEM_REG, &one), Some(0), "more than 4 TiB");
         },
     },
     Behaviour {
