@@ -177,8 +177,13 @@ fn guests_talk_to_one_another_to_pods_and_to_remotes() {
     let sockets = scene.sockets.path();
     let mut a = guest(sockets, "a", 1, "packed=off");
     let mut b = guest(sockets, "b", 2, "packed=on");
-    running(&daemon, "a", &[]);
-    running(&daemon, "b", &["packed"]);
+    // What QEMU agrees to, and uses for what follows.
+    running(
+        &daemon,
+        "a",
+        &["CONFIGURE_MEM_SLOTS", "BACKEND_REQ", "event_idx", "host_tso6"],
+    );
+    running(&daemon, "b", &["ring_packed", "\"mq\""]);
     let (pod, remote, tap) = (Pods::ip4(0), Overlay::ip4(0), "10.0.0.60");
     scene.tap.addr("t0", &format!("{tap}/24"));
     for to in [ip("b"), &pod, &remote, tap] {
