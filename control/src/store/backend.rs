@@ -29,7 +29,7 @@ pub(super) struct Backend {
 ///
 /// redb marks a file that was closed properly, believes it at the next opening, and panics (4.4.0) where its pages are
 /// damaged all the same. A file without the mark has every checksum verified, and damage is an error: so none of ours
-/// has the mark. That costs a millisecond for each megabyte, once.
+/// has the mark. That costs some 5 ms for each megabyte, once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Left(Arc<AtomicBool>);
 
