@@ -29,6 +29,8 @@ test_packages=(
 )
 # The CNI plugin's tests delegate to host-local and static.
 test_packages+=(containernetworking-plugins iptables)
+# The runtimes that run it; iptables above is for the plugin portmap.
+test_packages+=(podman containerd runc)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
 # dpdk: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; dpdk only recommends its drivers.
 test_packages+=(dpdk librte-meta-net librte-meta-mempool python3-minimal)
@@ -71,6 +73,12 @@ install_packages() {
 			! command -v systemctl >/dev/null || systemctl --quiet disable openvswitch-switch
 			update-rc.d openvswitch-switch disable
 			;;
+	esac
+	case " ${want[*]} " in
+		*" containerd "*) ! command -v systemctl >/dev/null || systemctl --quiet disable containerd ;;
+	esac
+	case " ${want[*]} " in
+		*" podman "*) ! command -v systemctl >/dev/null || systemctl --quiet disable podman podman.socket podman-restart podman-auto-update podman-auto-update.timer ;;
 	esac
 }
 

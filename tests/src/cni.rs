@@ -301,11 +301,19 @@ impl<'a> CniNetwork<'a> {
     }
 }
 
-/// The plugin under test, as `clearway-cni` in a folder.
+/// The plugin under test: `CLEARWAY_CNI_BIN`, or what was built beside this test.
+///
+/// # Panics
+/// If it is not built.
+#[track_caller]
+pub fn cni_binary() -> PathBuf {
+    built("clearway-cni", "CLEARWAY_CNI_BIN")
+}
+
+/// Puts it into a folder as `clearway-cni`.
 #[track_caller]
 fn install(folder: &Path) {
-    let program: PathBuf = built("clearway-cni", "CLEARWAY_CNI_BIN");
-    match std::os::unix::fs::symlink(&program, folder.join("clearway-cni")) {
+    match std::os::unix::fs::symlink(cni_binary(), folder.join("clearway-cni")) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {e}", folder.display()),
         _ => {}
     }
