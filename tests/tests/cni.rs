@@ -110,7 +110,11 @@ fn one_life(
         );
         assert_eq!(told.get("mtu").is_some(), newest, "{result}");
         let old = version < "1.0.0";
-        assert_eq!(result["ips"][0]["version"], if old { json!("4") } else { Value::Null }, "{result}");
+        assert_eq!(
+            result["ips"][0]["version"],
+            if old { json!("4") } else { Value::Null },
+            "{result}"
+        );
     }
     assert_eq!(daemon.get("attachments").as_array().map(Vec::len), Some(3));
     if mode == "vhost-user" {
