@@ -4,7 +4,7 @@ use clearway_tests::{Container, Daemon, Node, ready, wait_for};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(20);
 /// Longer than an ADD takes here.
 const SPAN_MS: u64 = 160;
 
