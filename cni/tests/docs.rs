@@ -98,3 +98,29 @@ fn the_examples_are_right() {
     }
     assert!(count >= 4, "only {count} examples");
 }
+
+/// Networks in docs/migrate.md: ours are right, those of other plugins do with another `type` what the table at its top says.
+#[test]
+fn the_networks_to_migrate_are_read_as_promised() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/migrate.md");
+    let docs = fs::read_to_string(path).unwrap();
+    let mut count = BTreeMap::new();
+    for block in docs.split("\n\n").filter(|block| block.starts_with("    {")) {
+        let mut conf: Value = serde_json::from_str(block).unwrap_or_else(|error| panic!("{error}:\n{block}"));
+        let Some(theirs) = conf["type"].as_str().map(str::to_owned) else {
+            assert!(conf["code"].is_number(), "neither a network nor an error:\n{block}");
+            continue;
+        };
+        conf["type"] = "clearway-cni".into();
+        let read = Network::read(conf.as_object().unwrap());
+        match theirs.as_str() {
+            "clearway-cni" | "ovs" | "userspace" => assert!(read.unwrap().mode != Mode::Vf, "{block}"),
+            "sriov" => assert_eq!(read.unwrap().mode, Mode::Vf, "{block}"),
+            "afxdp" => assert!(read.is_err(), "{block}"),
+            other => panic!("{other}:\n{block}"),
+        }
+        *count.entry(theirs).or_insert(0) += 1;
+    }
+    let count: Vec<_> = count.iter().map(|(theirs, count)| (theirs.as_str(), *count)).collect();
+    assert_eq!(count, [("afxdp", 1), ("clearway-cni", 4), ("ovs", 2), ("sriov", 1), ("userspace", 1)]);
+}

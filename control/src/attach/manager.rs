@@ -222,7 +222,7 @@ impl Manager {
         changes.push(record(&known));
         if let Err(error) = state.commit(id, &changes) {
             // As if it had never been.
-            drop(state.leases.release(id));
+            state.leases.undo();
             return Err(error);
         }
         state.busy.insert(id.clone());
@@ -343,14 +343,13 @@ impl Manager {
     /// Its record and its addresses go; a pod's addresses are remembered for when it comes back.
     fn forget(&self, id: &AttachmentId) -> Result<(), AttachError> {
         let mut state = self.lock();
-        let before = state.leases.clone();
         let mut changes = state.leases.release(id);
         changes.push(Change::Delete {
             kind: ObjectKind::Attachment,
             key: id.to_string(),
         });
         if let Err(error) = state.commit(id, &changes) {
-            state.leases = before;
+            state.leases.undo();
             return Err(error);
         }
         state.all.remove(id);
