@@ -3,6 +3,7 @@
 
 use clearway_tests::{CniFailure, CniNetwork, Container, Daemon, Netns, Node, Ping, ready, wait_for};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,8 +66,7 @@ fn every_verb_in_every_version() {
         } else {
             node.host_local()
         };
-        let mut ipams = vec![theirs, json!({"type": "clearway", "pool": "pods"})];
-        ipams.truncate(if std::env::var_os("POOLS").is_some() { 2 } else { 1 });
+        let ipams = [theirs, json!({"type": "clearway", "pool": "pods"})];
         for ipam in ipams {
             for mode in ["veth", "tap", "vhost-user"] {
                 println!("{version} {mode} {}", ipam["type"]);
@@ -110,7 +110,11 @@ fn one_life(
         );
         assert_eq!(told.get("mtu").is_some(), newest, "{result}");
         let old = version < "1.0.0";
-        assert_eq!(result["ips"][0]["version"], if old { json!("4") } else { Value::Null }, "{result}");
+        assert_eq!(
+            result["ips"][0]["version"],
+            if old { json!("4") } else { Value::Null },
+            "{result}"
+        );
     }
     assert_eq!(daemon.get("attachments").as_array().map(Vec::len), Some(3));
     if mode == "vhost-user" {
@@ -167,8 +171,11 @@ fn drift_is_found_and_put_right() {
     }
     let node = Node::new(2);
     let daemon = node.daemon();
-    for mode in ["veth", "tap"] {
-        let ipam = node.host_local();
+    let ipams = [node.host_local(), json!({"type": "clearway"})];
+    for (mode, ipam, route) in [
+        ("veth", &ipams[0], "10.98.0.0/16"),
+        ("tap", &ipams[1], "10.99.0.0/16"),
+    ] {
         let network = node.network("1.0.0", json!({"mode": mode, "ipam": ipam}));
         let (a, b) = (node.container(0), node.container(1));
         let result = good(network.add(&a));
@@ -192,7 +199,7 @@ fn drift_is_found_and_put_right() {
             (pod, "ip link set net1 down".into(), "down"),
             (pod, format!("ip addr del {v4} dev net1"), &v4),
             (pod, format!("ip addr del {v6} dev net1"), &v6),
-            (pod, "ip route del 10.98.0.0/16".into(), "10.98.0.0/16"),
+            (pod, format!("ip route del {route}"), route),
             (pod, "ip link del net1".into(), "net1"),
         ];
         let known = daemon.get("attachments");
@@ -317,8 +324,7 @@ fn gc_removes_what_is_not_valid() {
     }
     let node = Node::new(3);
     let daemon = node.daemon();
-    let mut ipams = vec![node.host_local_1_1(), json!({"type": "clearway", "pool": "pods"})];
-    ipams.truncate(if std::env::var_os("POOLS").is_some() { 2 } else { 1 });
+    let ipams = [node.host_local_1_1(), json!({"type": "clearway", "pool": "pods"})];
     for ipam in ipams {
         let network = node.network("1.1.0", json!({"mode": "tap", "ipam": ipam}));
         let all = [0, 1, 2].map(|n| node.container(n));
@@ -367,10 +373,8 @@ fn without_the_daemon_nothing_is_lost() {
     failed(unknown.status(), 50, &["mauve"]);
     failed(unknown.add(&node.container(0)), 7, &["mauve"]);
     let pools = node.network("1.1.0", json!({"ipam": {"type": "clearway", "pool": "none"}}));
-    if std::env::var_os("POOLS").is_some() {
-        failed(pools.status(), 50, &["none"]);
-        failed(pools.add(&node.container(0)), 7, &["none"]);
-    }
+    failed(pools.status(), 50, &["none"]);
+    failed(pools.add(&node.container(0)), 7, &["none"]);
     let missing = Container {
         netns: "/run/netns/cwt-no-such".into(),
         ..node.container(0)
@@ -390,6 +394,50 @@ fn without_the_daemon_nothing_is_lost() {
     good(network.check(&node.container(0)));
     good(network.del(&node.container(0)));
     node.assert_clean(&daemon);
+    daemon.stop();
+}
+
+/// To the last address, each to one pod alone, also where daemons end meanwhile.
+#[test]
+fn a_pool_is_given_out_to_the_last_address() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(2);
+    let config = node.config_with_pool_of(6);
+    let mut daemon = node.daemon_of(&config);
+    let network = node.network("1.1.0", json!({"mode": "veth", "ipam": {"type": "clearway"}}));
+    let jobs: Vec<_> = (0..6)
+        .map(|n| node.container(n % 2).interface(&format!("net{n}")))
+        .collect();
+    for _ in 0..2 {
+        let mut seen = BTreeSet::new();
+        for (n, container) in jobs.iter().enumerate() {
+            let result = good(network.add(container));
+            assert!(seen.insert(result["ips"][0]["address"].to_string()), "{result}");
+            if n == 2 {
+                good(network.status());
+                daemon.kill();
+                daemon = node.daemon_of(&config);
+            }
+        }
+        let more = node.container(0).interface("more");
+        failed(network.add(&more), 102, &["pods", "exhausted"]);
+        failed(network.status(), 50, &["pods", "exhausted"]);
+        // An address of its own is nobody else's.
+        let asking = |ip: &str| Container {
+            args: format!("IP={ip}"),
+            ..more.clone()
+        };
+        failed(network.add(&asking("10.7.0.12")), 102, &["10.7.0.12"]);
+        for container in &jobs {
+            good(network.del(container));
+        }
+        let result = good(network.add(&asking("10.7.0.12")));
+        assert_eq!(result["ips"][0]["address"], "10.7.0.12/16");
+        good(network.del(&more));
+        node.assert_clean(&daemon);
+    }
     daemon.stop();
 }
 
