@@ -1,7 +1,10 @@
 //! The CNI plugin with the real daemon, run as a runtime runs it: every verb in every version of the protocol, drift,
 //! collection, chains with other plugins, networks of other plugins; after each, nothing is left.
 
-use clearway_tests::{CniFailure, CniNetwork, Container, Daemon, Netns, Node, Ping, ready, wait_for};
+use clearway_tests::frame::Tag;
+use clearway_tests::{
+    CniFailure, CniNetwork, Container, Daemon, Mac, Netns, Node, Ping, RawPort, numbered, ready, wait_for,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -554,11 +557,23 @@ fn networks_of_other_plugins() {
         node.assert_clean(&daemon);
     }
     // ovs-cni: a trunk, whose tags the pod makes and takes off; no address.
-    let network = conf(json!({"bridge": "br1", "trunk": [{"id": 10}, {"minID": 20, "maxID": 29}]}));
+    let trunk = json!([{"id": 10}, {"minID": 20, "maxID": 29}]);
+    let network = conf(json!({"bridge": "br1", "mode": "veth", "trunk": trunk}));
     good(network.add(&a));
     good(network.add(&b));
-    let known = daemon.get("attachments");
-    assert!(known[0]["wanted"]["segment"]["trunk"].is_object(), "{known}");
+    let mut from = RawPort::open(node.pod(0), "net1");
+    let mut to = RawPort::open(node.pod(1), "net1");
+    for (vid, passes) in [(10, true), (20, true), (30, false)] {
+        let frame = numbered(vid.into(), 0, Mac::BROADCAST, &[Tag::c(vid)]);
+        from.send(&frame);
+        if passes {
+            to.find("the tagged frame", |got| got == frame);
+        } else {
+            let others = to.all(Duration::from_millis(300));
+            assert!(!others.contains(&frame), "VLAN {vid} is not of the trunk");
+        }
+    }
+    drop((from, to));
     good(network.del(&a));
     good(network.del(&b));
     node.assert_clean(&daemon);
