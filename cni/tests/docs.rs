@@ -108,7 +108,10 @@ fn the_networks_to_migrate_are_read_as_promised() {
     for block in docs.split("\n\n").filter(|block| block.starts_with("    {")) {
         let mut conf: Value = serde_json::from_str(block).unwrap_or_else(|error| panic!("{error}:\n{block}"));
         let Some(theirs) = conf["type"].as_str().map(str::to_owned) else {
-            assert!(conf["code"].is_number(), "neither a network nor an error:\n{block}");
+            assert!(
+                conf["code"].is_number(),
+                "neither a network nor an error:\n{block}"
+            );
             continue;
         };
         conf["type"] = "clearway-cni".into();
@@ -121,6 +124,18 @@ fn the_networks_to_migrate_are_read_as_promised() {
         }
         *count.entry(theirs).or_insert(0) += 1;
     }
-    let count: Vec<_> = count.iter().map(|(theirs, count)| (theirs.as_str(), *count)).collect();
-    assert_eq!(count, [("afxdp", 1), ("clearway-cni", 4), ("ovs", 2), ("sriov", 1), ("userspace", 1)]);
+    let count: Vec<_> = count
+        .iter()
+        .map(|(theirs, count)| (theirs.as_str(), *count))
+        .collect();
+    assert_eq!(
+        count,
+        [
+            ("afxdp", 1),
+            ("clearway-cni", 4),
+            ("ovs", 2),
+            ("sriov", 1),
+            ("userspace", 1)
+        ]
+    );
 }

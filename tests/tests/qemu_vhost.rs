@@ -34,11 +34,16 @@ fn domain(scene: &Overlay, sockets: &Path, tap: &Netns) -> String {
 
 /// A guest on a socket, with `queues` queue pairs; `device` are options of virtio-net-pci.
 fn guest(sockets: &Path, name: &str, queues: u32, device: &str) -> Guest {
+    guest_at(sockets, name, "reconnect-ms=200", queues, device)
+}
+
+/// The same where `end` are options of the socket.
+fn guest_at(sockets: &Path, name: &str, end: &str, queues: u32, device: &str) -> Guest {
     let socket = sockets.join(name);
     let mac = mac(name);
     let mut guest = Guest::start(&format!(
         "-m 512 -object memory-backend-memfd,id=m0,size=512M,share=on -machine memory-backend=m0 \
-         -chardev socket,id=c0,path={},reconnect-ms=200 -netdev vhost-user,id=v0,chardev=c0,queues={queues} \
+         -chardev socket,id=c0,path={},{end} -netdev vhost-user,id=v0,chardev=c0,queues={queues} \
          -device virtio-net-pci,netdev=v0,mac={mac},mq={},vectors={},{device}",
         socket.display(),
         if queues > 1 { "on" } else { "off" },
@@ -177,8 +182,13 @@ fn guests_talk_to_one_another_to_pods_and_to_remotes() {
     let sockets = scene.sockets.path();
     let mut a = guest(sockets, "a", 1, "packed=off");
     let mut b = guest(sockets, "b", 2, "packed=on");
-    running(&daemon, "a", &[]);
-    running(&daemon, "b", &["packed"]);
+    // What QEMU agrees to, and uses for what follows.
+    running(
+        &daemon,
+        "a",
+        &["CONFIGURE_MEM_SLOTS", "BACKEND_REQ", "event_idx", "host_tso6"],
+    );
+    running(&daemon, "b", &["ring_packed", "\"mq\""]);
     let (pod, remote, tap) = (Pods::ip4(0), Overlay::ip4(0), "10.0.0.60");
     scene.tap.addr("t0", &format!("{tap}/24"));
     for to in [ip("b"), &pod, &remote, tap] {
@@ -306,5 +316,37 @@ fn the_daemon_outlives_guests() {
     }
     let ledger = daemon.assert_ledger();
     unexplained(&ledger);
+    daemon.stop();
+}
+
+/// QEMU listens, and Clearway connects: anew after its own restart, and after the guest's.
+#[test]
+fn a_guest_that_listens_is_connected_to_again_and_again() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let sockets = scene.sockets.path();
+    let text = domain(&scene.overlay, sockets, &scene.tap);
+    // Of the first port, a.
+    let text = text.replacen("queue-pairs: 2", "client: true, queue-pairs: 2", 1);
+    let start = || DaemonBuilder::config(&scene.overlay.pods.fwd, &text).start();
+    let mut daemon = start();
+    let pod = Pods::ip4(0);
+    for device in ["packed=on", "packed=off"] {
+        let mut a = guest_at(sockets, "a", "server=on", 1, device);
+        answered(&mut a, &pod, &daemon);
+        for how in ["kill -9", "SIGTERM"] {
+            if how == "SIGTERM" {
+                daemon.stop();
+            } else {
+                daemon.kill();
+            }
+            daemon = start();
+            comes_back(&mut a, &pod, &format!("{device}, after {how}"), &daemon);
+            daemon.assert_ledger();
+        }
+        answered(&mut a, &pod, &daemon);
+    }
     daemon.stop();
 }

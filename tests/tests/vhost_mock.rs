@@ -1,5 +1,5 @@
-//! vhost-user ports with the mock driver as their guests: what other guests have not got (memory slots, rings of odd
-//! sizes), and daemons that are killed under rings of every kind.
+//! vhost-user ports with the mock driver as their guests: what other guests have not got (memory slots one at a time,
+//! rings of odd sizes), queue pairs on several workers, and daemons that are killed under rings of every kind.
 
 use clearway_tests::{Daemon, Netns, ready, wait_for};
 use clearway_virtio_mock::{FrontEnd, Guest, GuestOptions, Shape, feature, protocol, request};
@@ -211,6 +211,43 @@ fn rings_of_all_kinds_where_clearway_listens() {
 #[test]
 fn rings_of_all_kinds_where_clearway_connects() {
     kinds(true);
+}
+
+/// Two workers: each polls a queue pair of either guest, and hands over what is for a third guest that the other one has.
+#[test]
+fn queue_pairs_are_spread_over_workers() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let workers = "engine: {workers: [{core: 0}, {core: 1}]}\n";
+    let config = format!("{workers}{}", scene.config(&["a", "b", "c"]));
+    let daemon = Daemon::start(&scene.ns, &config);
+    let mut a = scene.station("a", &options(feature::MRG_RXBUF, 256, 2));
+    let mut b = scene.station("b", &options(feature::RING_PACKED, 128, 2));
+    let mut c = scene.station("c", &options(feature::MRG_RXBUF, 256, 1));
+    for station in [&mut a, &mut b, &mut c] {
+        station.connect(PROTOCOL);
+    }
+    for _ in 0..20 {
+        exchange(&mut a, &mut b, &SIZES);
+        exchange(&mut b, &mut c, &SIZES);
+        exchange(&mut c, &mut a, &SIZES);
+    }
+    let all = daemon.get("workers");
+    for worker in all.as_array().expect("a list of workers") {
+        let queues = |port: &str| worker["queues"][port].as_array().map(Vec::len);
+        assert_eq!((queues("a"), queues("b")), (Some(1), Some(1)), "{all}");
+        let received = worker["received"].as_u64().expect("a number");
+        assert!(received >= 400, "{all}");
+    }
+    let crossed = |name: &str| {
+        let handed = all[0][name].as_u64().zip(all[1][name].as_u64());
+        handed.map_or(0, |(one, other)| one + other)
+    };
+    assert!(crossed("handed_out") >= 100, "{all}");
+    daemon.assert_ledger();
+    daemon.stop();
 }
 
 /// A driver that lives on while the daemon is killed: its buffers, those under way included, are where they were.

@@ -49,7 +49,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "no_regions",
         does: "shares no memory at all",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             share(h, &[], &[]);
@@ -58,7 +58,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "regions_without_files",
         does: "shares a region and sends no file",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             share(h, &h.guest.ram.regions()[..1], &[]);
@@ -67,7 +67,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "fewer_files_than_regions",
         does: "shares two regions and sends one file",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             let fd = h.guest.ram.regions()[0].fd();
@@ -77,7 +77,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "more_files_than_regions",
         does: "shares one region and sends three files",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             let fd = h.guest.ram.regions()[0].fd();
@@ -87,7 +87,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "more_regions_than_there_may_be",
         does: "shares 33 regions in one table",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             let regions: Vec<RamRegion> = (1..34).map(|i| RamRegion::new(i << 32, i << 40, 4096)).collect();
@@ -99,7 +99,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "regions_that_are_not_there",
         does: "says that its table has 4294967295 regions",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| {
             greet(h);
             let fd = h.guest.ram.regions()[0].fd();
@@ -111,7 +111,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "region_of_no_bytes",
         does: "shares a region of no bytes",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| share_one(h, |one| one.size = 0),
     },
     Behaviour {
@@ -123,13 +123,13 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "region_that_wraps_around",
         does: "shares a region that ends behind the last address",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| share_one(h, |one| one.guest = u64::MAX - 4095),
     },
     Behaviour {
         name: "region_with_an_offset_that_wraps",
         does: "shares a region whose offset and size add up to little",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_MEM_TABLE: invalid message"),
         act: |h| share_one(h, |one| one.offset = u64::MAX - 4095),
     },
     Behaviour {
@@ -148,13 +148,32 @@ pub const ALL: &[Behaviour] = &[
     },
     Behaviour {
         name: "region_of_half_an_address_space",
-        does: "shares a sparse file of 2^46 bytes: the host has no memory for that, and needs none, or refuses",
-        expect: Expect::Either,
+        does: "shares a sparse file of 2^46 bytes, which costs it nothing",
+        expect: Expect::Ends("more than 4 TiB of addresses"),
         act: |h| {
             share_one(h, |one| {
                 one.size = 1 << 46;
                 let _ = one.file.set_len(one.offset + one.size);
             });
+        },
+    },
+    Behaviour {
+        name: "slots_of_a_whole_address_space",
+        does: "adds sparse files of a terabyte until the daemon has no address left for anything else",
+        expect: Expect::Either,
+        act: |h| {
+            h.front
+                .negotiate(h.guest.features, PROTOCOL)
+                .expect("a good beginning");
+            for i in 1..=4 {
+                let mut one = RamRegion::new(i << 40, i << 40, 4096);
+                one.size = (1 << 40) - one.offset;
+                one.file.set_len(1 << 40).expect("a sparse file");
+                let result = slot(h, request::ADD_MEM_REG, &one);
+                assert_eq!(result, Some(0), "terabyte {i}");
+            }
+            let one = RamRegion::new(1 << 50, 1 << 50, 4096);
+            assert_ne!(slot(h, request::ADD_MEM_REG, &one), Some(0), "more than 4 TiB");
         },
     },
     Behaviour {
@@ -178,7 +197,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "memory_in_a_folder",
         does: "shares a folder as memory",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("memory must be a memfd"),
         act: |h| {
             let folder = std::fs::File::open("/proc/self").expect("a folder");
             share_file(h, folder.as_fd());

@@ -104,37 +104,37 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "version_zero",
         does: "sends a message of version 0",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("GET_FEATURES: invalid message"),
         act: |h| raw(h, request::GET_FEATURES, 0, &[]),
     },
     Behaviour {
         name: "version_two",
         does: "sends a message of version 2",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("GET_FEATURES: invalid message"),
         act: |h| raw(h, request::GET_FEATURES, 2, &[]),
     },
     Behaviour {
         name: "a_reply",
         does: "sends a reply that nobody waits for",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("GET_FEATURES: invalid message"),
         act: |h| raw(h, request::GET_FEATURES, 5, &[0; 8]),
     },
     Behaviour {
         name: "body_where_none_belongs",
         does: "sends GET_FEATURES with a body",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("GET_FEATURES: invalid message"),
         act: |h| send(h, request::GET_FEATURES, &[0; 100]),
     },
     Behaviour {
         name: "no_body_where_one_belongs",
         does: "sends SET_FEATURES without features",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_FEATURES: invalid message"),
         act: |h| send(h, request::SET_FEATURES, &[]),
     },
     Behaviour {
         name: "body_too_long",
         does: "sends SET_VRING_NUM with more than belongs there",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_VRING_NUM: invalid message"),
         act: |h| {
             greet(h);
             send(h, request::SET_VRING_NUM, &[1; 64]);
@@ -253,7 +253,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "address_translation",
         does: "sends an update of an IOMMU, which was not offered",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("IOTLB_MSG: invalid message"),
         act: |h| {
             greet(h);
             send(h, request::IOTLB_MSG, &[0; 32]);
@@ -262,7 +262,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "configuration_space",
         does: "reads and writes a configuration space that was not offered",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("GET_CONFIG: "),
         act: |h| {
             greet(h);
             send(h, request::GET_CONFIG, &[&[0; 12][..], &[0; 60]].concat());
@@ -272,7 +272,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "endianness",
         does: "sets the endianness of a ring, which was not offered",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_VRING_ENDIAN: invalid message"),
         act: |h| {
             greet(h);
             send(h, request::SET_VRING_ENDIAN, &state(0, 1));
@@ -361,7 +361,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "its_own_socket",
         does: "sends its own end of the connection as memory, so that the connection holds itself",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("memory must be a memfd"),
         act: |h| {
             greet(h);
             let payload = clearway_virtio_mock::memory_table(&h.guest.ram.regions()[..1]);

@@ -35,7 +35,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "ring_of_no_entries",
         does: "sets a ring's size to 0",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("1 to 32768 are possible"),
         act: |h| {
             greet(h);
             tell(h, request::SET_VRING_NUM, &state(0, 0));
@@ -44,7 +44,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "ring_of_65536_entries",
         does: "sets a ring's size to 65536",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("1 to 32768 are possible"),
         act: |h| {
             greet(h);
             tell(h, request::SET_VRING_NUM, &state(0, 65_536));
@@ -62,7 +62,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "ring_of_the_last_number",
         does: "enables ring 4294967295",
-        expect: Expect::Ends("there is no ring"),
+        expect: Expect::Ends("SET_VRING_ENABLE: there is no ring"),
         act: |h| {
             greet(h);
             tell(h, request::SET_VRING_ENABLE, &state(u32::MAX, 1));
@@ -104,7 +104,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "enabled_by_two",
         does: "enables a ring with a number that is neither 0 nor 1",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("neither on nor off"),
         act: |h| {
             greet(h);
             tell(h, request::SET_VRING_ENABLE, &state(0, 2));
@@ -192,7 +192,7 @@ pub const ALL: &[Behaviour] = &[
     Behaviour {
         name: "kick_with_three_descriptors",
         does: "sends three descriptors as one kick",
-        expect: Expect::Ends(""),
+        expect: Expect::Ends("SET_VRING_KICK: invalid message"),
         act: |h| {
             greet(h);
             let fd = h.guest.tx().kick_fd();

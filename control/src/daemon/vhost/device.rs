@@ -29,7 +29,7 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 
 use super::files::{event, shared, spec};
 use super::guest::Shared;
-use super::link::Refusal;
+use super::link::{Refusal, reason};
 use super::vring::{Addresses, Ring};
 use super::{Answer, Ask};
 
@@ -305,7 +305,7 @@ impl Device {
         let rebuilt = self.take(0).and_then(|()| self.build(0));
         rebuilt
             .map(|()| None)
-            .map_err(|error| Refusal::Fatal(error.to_string()))
+            .map_err(|error| Refusal::Fatal(reason(error)))
     }
 
     /// NET_SET_MTU.
@@ -327,8 +327,7 @@ impl Device {
     pub(super) fn set_status(&mut self, status: u64) -> std::result::Result<Option<u64>, Refusal> {
         self.status = status;
         if status == 0 {
-            self.stop_all()
-                .map_err(|error| Refusal::Fatal(error.to_string()))?;
+            self.stop_all().map_err(|error| Refusal::Fatal(reason(error)))?;
         }
         Ok(None)
     }

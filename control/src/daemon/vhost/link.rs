@@ -177,8 +177,7 @@ impl Link {
             }
             Ok(_) => match self.handler.handle_request() {
                 Ok(()) => Ok(Turn::Handled),
-                Err(Error::ReqHandlerError(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(reason(error)),
             },
             Err(()) => Err("no such request is known here".to_owned()),
         }
@@ -261,8 +260,16 @@ fn enable(device: &mut Device, value: u64) -> Result<Option<u64>, Refusal> {
         0 | 1 => device
             .set_vring_enable(index, enable == 1)
             .map(|()| None)
-            .map_err(|error| Refusal::Fatal(error.to_string())),
+            .map_err(|error| Refusal::Fatal(reason(error))),
         _ => Err(Refusal::Fatal(format!("{enable} is neither on nor off"))),
+    }
+}
+
+/// Our own words without the crate's.
+pub(super) fn reason(error: Error) -> String {
+    match error {
+        Error::ReqHandlerError(ours) => ours.to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -192,6 +193,44 @@ fn a_guest_comes_and_goes_with_other_features_each_time() {
         rig.until("the guest is gone", |status| !status.connected);
         assert_eq!(rig.polled(), Vec::<u16>::new());
     }
+}
+
+#[test]
+fn a_status_is_kept_and_that_of_a_reset_stops_all_rings() {
+    let rig = Rig::new("");
+    let mut front = rig.front();
+    let guest = driver(0, 1);
+    front.start(&guest, PROTOCOL).expect("a start");
+    let set = |status: u64| {
+        let told = front.tell(request::SET_STATUS, &words(&[status]), &[]);
+        assert_eq!(told.expect("an answer"), 0, "status {status}");
+        front.number(request::GET_STATUS).expect("a status")
+    };
+    // All that a driver says when it is ready (virtio 1.2 §2.1).
+    assert_eq!(set(0xf), 0xf);
+    assert_eq!(rig.polled(), [0]);
+    assert_eq!(set(0), 0);
+    assert_eq!(rig.polled(), Vec::<u16>::new());
+}
+
+#[test]
+fn a_channel_for_requests_is_kept_open_and_nothing_is_said_there() {
+    let rig = Rig::new("");
+    let mut front = rig.front();
+    let guest = driver(0, 1);
+    front
+        .start(&guest, PROTOCOL | protocol::BACKEND_REQ)
+        .expect("a start");
+    let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+    let told = front.tell(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]);
+    assert_eq!(told.expect("an answer"), 0);
+    drop(theirs);
+    ours.set_nonblocking(true).expect("a socket");
+    let silent = ours.read(&mut [0; 1]).expect_err("nothing is there");
+    assert_eq!(silent.kind(), std::io::ErrorKind::WouldBlock);
+    drop(front);
+    ours.set_nonblocking(false).expect("a socket");
+    assert_eq!(ours.read(&mut [0; 1]).expect("its end"), 0);
 }
 
 #[test]

@@ -170,7 +170,7 @@ pub fn calls_never_wait() -> Result<(), &'static CallError> {
 }
 
 /// Adds one to the counter of an eventfd that a front-end shares; one at its end stays there. Never waits, but see
-/// [`calls_never_wait`]. A descriptor that is no eventfd is left alone.
+/// [`calls_never_wait`]. The descriptor has passed [`check_event`]: to anything else it may be a write.
 pub fn call(event: BorrowedFd<'_>) {
     match context() {
         Ok(context) if context.signal(event) => {}

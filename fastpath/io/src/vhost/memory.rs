@@ -14,9 +14,18 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Most regions of a guest: what SET_MEM_TABLE carries at most is 8; memory slots are added one by one.
 pub const MAX_REGIONS: usize = 64;
+
+/// Most addresses that mappings of one guest take up. A file can be sparse: it costs who shares it nothing.
+const MOST_OF_A_GUEST: usize = 4 << 40;
+/// Most that those of all guests do: half of what a process has. Without addresses left, the next allocation would end
+/// the process.
+const MOST_OF_ALL: usize = 64 << 40;
+/// What they do now.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A region as the front-end describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +69,27 @@ pub enum GuestMemoryError {
     },
 }
 
+/// Addresses that are taken up until it is dropped.
+struct Addresses {
+    of: &'static AtomicUsize,
+    bytes: usize,
+}
+
+impl Addresses {
+    /// None if it would be more than there may be.
+    fn take(of: &'static AtomicUsize, bytes: usize) -> Option<Self> {
+        let within = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= MOST_OF_ALL);
+        of.fetch_update(Relaxed, Relaxed, within).ok()?;
+        Some(Self { of, bytes })
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 /// One region, mapped as long as somebody uses it.
 pub(crate) struct Mapping {
     pub(crate) spec: RegionSpec,
@@ -69,6 +99,8 @@ pub(crate) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     watched: Watched,
+    /// Given back last, when nothing is mapped there any more.
+    _addresses: Addresses,
 }
 
 // SAFETY: the memory is shared with the guest anyway and is only reached by copying through raw pointers.
@@ -77,7 +109,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(spec: RegionSpec, file: &OwnedFd) -> Result<Self, GuestMemoryError> {
+    /// `mapped` bytes are the guest's already.
+    fn new(spec: RegionSpec, file: &OwnedFd, mapped: usize) -> Result<Self, GuestMemoryError> {
         let wrong = |why| GuestMemoryError::Region { spec, why };
         if spec.size == 0 {
             return Err(wrong("it is empty"));
@@ -98,6 +131,14 @@ impl Mapping {
             .ok()
             .and_then(|end| end.checked_next_multiple_of(page));
         let bytes = bytes.ok_or(wrong("it is larger than an address space"))?;
+        if bytes > MOST_OF_A_GUEST.saturating_sub(mapped) {
+            return Err(wrong(
+                "with the guest's other regions it takes up more than 4 TiB of addresses, counted from the start of each file",
+            ));
+        }
+        let addresses = Addresses::take(&TAKEN, bytes).ok_or(wrong(
+            "guests take up 64 TiB of addresses already, half of what the daemon has; stop one with that much",
+        ))?;
         // From the file's start: a hugetlbfs file takes offsets of whole huge pages only.
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
         let start = unsafe {
@@ -132,6 +173,7 @@ impl Mapping {
             start,
             bytes,
             watched,
+            _addresses: addresses,
         })
     }
 }
@@ -199,7 +241,8 @@ impl GuestMemory {
             let why = "there are 64 regions already";
             return Err(GuestMemoryError::Region { spec, why });
         }
-        let mapping = Mapping::new(spec, &file)?;
+        let mapped = self.regions.iter().map(|region| region.bytes).sum();
+        let mapping = Mapping::new(spec, &file, mapped)?;
         let overlap = |a: u64, b: u64, size: u64| a < b + size && b < a + spec.size;
         if self.regions.iter().any(|region| {
             let other = region.spec;
@@ -269,5 +312,22 @@ impl std::fmt::Debug for GuestMemory {
         f.debug_list()
             .entries(self.regions.iter().map(|region| region.spec))
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_bounded_and_come_back() {
+        static ALL: AtomicUsize = AtomicUsize::new(0);
+        let take = |bytes| Addresses::take(&ALL, bytes);
+        let guests: Vec<_> = (0..16).map_while(|_| take(MOST_OF_A_GUEST)).collect();
+        assert_eq!(guests.len(), 16);
+        assert!(take(1).is_none() && take(usize::MAX).is_none());
+        drop(guests);
+        assert_eq!(ALL.load(Relaxed), 0);
+        assert!(take(MOST_OF_ALL).is_some());
     }
 }

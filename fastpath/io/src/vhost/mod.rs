@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   control's connection: memory table, features, rings ──► VhostPort::new ──► a worker polls it
-//!                         GET_VRING_BASE, changes       ◄── VhostPort::bases ◄── the worker gives it back
+//!                         GET_VRING_BASE, changes ◄── VhostPort::into_config ◄── the worker gives it back
 //! ```
 //!
 //! A [`VhostPort`] is one queue pair of a connection whose rings are started. It never changes its shape: for whatever a

@@ -23,9 +23,9 @@ pub(super) struct Receive {
     used: ArrayVec<Used, BATCH>,
     /// Bytes of the header before each frame.
     header: u32,
-    /// Frames may take several buffers (VIRTIO_NET_F_MRG_RXBUF).
     /// Descriptors that were looked at in this call.
     effort: usize,
+    /// Frames may take several buffers (VIRTIO_NET_F_MRG_RXBUF).
     mergeable: bool,
     /// While the guest migrates: then every frame takes the way of those that are not plain.
     pub(super) log: Option<Arc<DirtyLog>>,

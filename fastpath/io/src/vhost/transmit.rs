@@ -19,6 +19,7 @@ pub(super) const MAX_FRAME: u32 = 65_535 + 14 + 8;
 
 /// A queue that gave so many frames last time is busy: then it is worth waiting for more.
 const BUSY: usize = 16;
+
 /// Bytes that a queue gives in one turn, more or less: of small and full-size frames a whole batch, of packets of 64 KiB a
 /// few, so that the other ports of the worker need not wait for megabytes to be copied.
 const BUDGET: u32 = 256 << 10;

@@ -1,5 +1,6 @@
 //! Back-ends that die while they have a guest's buffers: their successor takes them again, by the position that is kept in
-//! the front-end's buffer. No front-end at hand negotiates that for network devices, so only this driver tests it.
+//! the front-end's buffer. QEMU agrees to that and asks for no buffer where the device is a network card, so only this
+//! driver tests it.
 
 use crate::bed::*;
 use clearway_io::{FrameBatch, Inflight, InflightRegion, Port, VhostConfig, VhostPort, VringError};
