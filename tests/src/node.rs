@@ -72,6 +72,18 @@ impl Node {
         )
     }
 
+    /// The same with so many addresses of IPv4 in the pool, and no routes: a pod has each only once, through one of its
+    /// interfaces.
+    pub fn config_with_pool_of(&self, addresses: u8) -> String {
+        let subnet = "subnet: 10.7.0.0/16";
+        let ranges = format!(
+            "{subnet}, ranges: [10.7.0.10-10.7.0.{}]",
+            9 + u32::from(addresses)
+        );
+        let config = self.config().replace(subnet, &ranges);
+        config.replace("routes: [{to: 10.99.0.0/16}]", "routes: []")
+    }
+
     /// A daemon; the next one takes over what it leaves.
     #[track_caller]
     pub fn daemon(&self) -> Daemon<'_> {

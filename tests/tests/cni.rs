@@ -1,8 +1,12 @@
 //! The CNI plugin with the real daemon, run as a runtime runs it: every verb in every version of the protocol, drift,
 //! collection, chains with other plugins, networks of other plugins; after each, nothing is left.
 
-use clearway_tests::{CniFailure, CniNetwork, Container, Daemon, Netns, Node, Ping, ready, wait_for};
+use clearway_tests::frame::Tag;
+use clearway_tests::{
+    CniFailure, CniNetwork, Container, Daemon, Mac, Netns, Node, Ping, RawPort, numbered, ready, wait_for,
+};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,8 +69,7 @@ fn every_verb_in_every_version() {
         } else {
             node.host_local()
         };
-        let mut ipams = vec![theirs, json!({"type": "clearway", "pool": "pods"})];
-        ipams.truncate(if std::env::var_os("POOLS").is_some() { 2 } else { 1 });
+        let ipams = [theirs, json!({"type": "clearway", "pool": "pods"})];
         for ipam in ipams {
             for mode in ["veth", "tap", "vhost-user"] {
                 println!("{version} {mode} {}", ipam["type"]);
@@ -171,8 +174,11 @@ fn drift_is_found_and_put_right() {
     }
     let node = Node::new(2);
     let daemon = node.daemon();
-    for mode in ["veth", "tap"] {
-        let ipam = node.host_local();
+    let ipams = [node.host_local(), json!({"type": "clearway"})];
+    for (mode, ipam, route) in [
+        ("veth", &ipams[0], "10.98.0.0/16"),
+        ("tap", &ipams[1], "10.99.0.0/16"),
+    ] {
         let network = node.network("1.0.0", json!({"mode": mode, "ipam": ipam}));
         let (a, b) = (node.container(0), node.container(1));
         let result = good(network.add(&a));
@@ -196,7 +202,7 @@ fn drift_is_found_and_put_right() {
             (pod, "ip link set net1 down".into(), "down"),
             (pod, format!("ip addr del {v4} dev net1"), &v4),
             (pod, format!("ip addr del {v6} dev net1"), &v6),
-            (pod, "ip route del 10.98.0.0/16".into(), "10.98.0.0/16"),
+            (pod, format!("ip route del {route}"), route),
             (pod, "ip link del net1".into(), "net1"),
         ];
         let known = daemon.get("attachments");
@@ -321,8 +327,7 @@ fn gc_removes_what_is_not_valid() {
     }
     let node = Node::new(3);
     let daemon = node.daemon();
-    let mut ipams = vec![node.host_local_1_1(), json!({"type": "clearway", "pool": "pods"})];
-    ipams.truncate(if std::env::var_os("POOLS").is_some() { 2 } else { 1 });
+    let ipams = [node.host_local_1_1(), json!({"type": "clearway", "pool": "pods"})];
     for ipam in ipams {
         let network = node.network("1.1.0", json!({"mode": "tap", "ipam": ipam}));
         let all = [0, 1, 2].map(|n| node.container(n));
@@ -371,10 +376,8 @@ fn without_the_daemon_nothing_is_lost() {
     failed(unknown.status(), 50, &["mauve"]);
     failed(unknown.add(&node.container(0)), 7, &["mauve"]);
     let pools = node.network("1.1.0", json!({"ipam": {"type": "clearway", "pool": "none"}}));
-    if std::env::var_os("POOLS").is_some() {
-        failed(pools.status(), 50, &["none"]);
-        failed(pools.add(&node.container(0)), 7, &["none"]);
-    }
+    failed(pools.status(), 50, &["none"]);
+    failed(pools.add(&node.container(0)), 7, &["none"]);
     let missing = Container {
         netns: "/run/netns/cwt-no-such".into(),
         ..node.container(0)
@@ -394,6 +397,50 @@ fn without_the_daemon_nothing_is_lost() {
     good(network.check(&node.container(0)));
     good(network.del(&node.container(0)));
     node.assert_clean(&daemon);
+    daemon.stop();
+}
+
+/// To the last address, each to one pod alone, also where daemons end meanwhile.
+#[test]
+fn a_pool_is_given_out_to_the_last_address() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(2);
+    let config = node.config_with_pool_of(6);
+    let mut daemon = node.daemon_of(&config);
+    let network = node.network("1.1.0", json!({"mode": "veth", "ipam": {"type": "clearway"}}));
+    let jobs: Vec<_> = (0..6)
+        .map(|n| node.container(n % 2).interface(&format!("net{n}")))
+        .collect();
+    for _ in 0..2 {
+        let mut seen = BTreeSet::new();
+        for (n, container) in jobs.iter().enumerate() {
+            let result = good(network.add(container));
+            assert!(seen.insert(result["ips"][0]["address"].to_string()), "{result}");
+            if n == 2 {
+                good(network.status());
+                daemon.kill();
+                daemon = node.daemon_of(&config);
+            }
+        }
+        let more = node.container(0).interface("more");
+        failed(network.add(&more), 102, &["pods", "exhausted"]);
+        failed(network.status(), 50, &["pods", "exhausted"]);
+        // An address of its own is nobody else's.
+        let asking = |ip: &str| Container {
+            args: format!("IP={ip}"),
+            ..more.clone()
+        };
+        failed(network.add(&asking("10.7.0.12")), 102, &["10.7.0.12"]);
+        for container in &jobs {
+            good(network.del(container));
+        }
+        let result = good(network.add(&asking("10.7.0.12")));
+        assert_eq!(result["ips"][0]["address"], "10.7.0.12/16");
+        good(network.del(&more));
+        node.assert_clean(&daemon);
+    }
     daemon.stop();
 }
 
@@ -510,11 +557,23 @@ fn networks_of_other_plugins() {
         node.assert_clean(&daemon);
     }
     // ovs-cni: a trunk, whose tags the pod makes and takes off; no address.
-    let network = conf(json!({"bridge": "br1", "trunk": [{"id": 10}, {"minID": 20, "maxID": 29}]}));
+    let trunk = json!([{"id": 10}, {"minID": 20, "maxID": 29}]);
+    let network = conf(json!({"bridge": "br1", "mode": "veth", "trunk": trunk}));
     good(network.add(&a));
     good(network.add(&b));
-    let known = daemon.get("attachments");
-    assert!(known[0]["wanted"]["segment"]["trunk"].is_object(), "{known}");
+    let mut from = RawPort::open(node.pod(0), "net1");
+    let mut to = RawPort::open(node.pod(1), "net1");
+    for (vid, passes) in [(10, true), (20, true), (30, false)] {
+        let frame = numbered(vid.into(), 0, Mac::BROADCAST, &[Tag::c(vid)]);
+        from.send(&frame);
+        if passes {
+            to.find("the tagged frame", |got| got == frame);
+        } else {
+            let others = to.all(Duration::from_millis(300));
+            assert!(!others.contains(&frame), "VLAN {vid} is not of the trunk");
+        }
+    }
+    drop((from, to));
     good(network.del(&a));
     good(network.del(&b));
     node.assert_clean(&daemon);

@@ -4,9 +4,16 @@ use clearway_tests::{Container, Daemon, Node, ready, wait_for};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(20);
 /// Longer than an ADD takes here.
 const SPAN_MS: u64 = 160;
+/// As many as there are pods with addresses of the pool, so that one that is lost is missed.
+const ADDRESSES: u8 = 3;
+
+#[track_caller]
+fn start(node: &Node) -> Daemon<'_> {
+    node.daemon_of(&node.config_with_pool_of(ADDRESSES))
+}
 
 /// A sequence that looks random and is the same in every run (xorshift64, Marsaglia 2003).
 struct Moments(u64);
@@ -63,7 +70,22 @@ fn assert_gone(node: &Node, mut daemon: Daemon<'_>) {
         left.is_empty().then_some(())
     });
     assert!(daemon.terminate().success());
-    let daemon = node.daemon();
+    let daemon = start(node);
+    node.assert_clean(&daemon);
+    // Every address of the pool is there to be had.
+    let network = node.network(
+        "1.0.0",
+        json!({"mode": "vhost-user", "ipam": {"type": "clearway", "pool": "pods"}}),
+    );
+    let jobs: Vec<_> = (0..ADDRESSES)
+        .map(|n| node.container(0).interface(&format!("net{n}")))
+        .collect();
+    for container in &jobs {
+        network.add(container).expect("no address is lost");
+    }
+    for container in &jobs {
+        network.del(container).expect("removed");
+    }
     node.assert_clean(&daemon);
     daemon.stop();
 }
@@ -74,7 +96,7 @@ fn plugins_are_killed() {
         return;
     }
     let node = Node::new(6);
-    let daemon = node.daemon();
+    let daemon = start(&node);
     let containers: Vec<_> = (0..6).map(|n| node.container(n)).collect();
     let mut moments = Moments(0x1234_5678_9abc_def1);
     let mut unfinished = 0;
@@ -106,7 +128,7 @@ fn daemons_are_killed() {
         return;
     }
     let node = Node::new(6);
-    let mut daemon = node.daemon();
+    let mut daemon = start(&node);
     let containers: Vec<_> = (0..6).map(|n| node.container(n)).collect();
     let mut moments = Moments(0x0fed_cba9_8765_4321);
     let mut unfinished = 0;
@@ -126,7 +148,7 @@ fn daemons_are_killed() {
             plugin.try_wait().ok().flatten()
         });
         eprintln!("{round} {verb}: {status}");
-        daemon = node.daemon();
+        daemon = start(&node);
     }
     assert!(
         unfinished > 10,

@@ -41,12 +41,7 @@ fn two_hundred_at_once() {
         return;
     }
     let node = Node::new(PODS + 2);
-    // No routes: a pod has each only once, through one of its interfaces.
-    let daemon = node.daemon_of(
-        &node
-            .config()
-            .replace("routes: [{to: 10.99.0.0/16}]", "routes: []"),
-    );
+    let daemon = node.daemon_of(&node.config_with_pool_of(200));
     let mut theirs = node.host_local();
     theirs["routes"] = json!([]);
     let pool = json!({"type": "clearway", "pool": "pods"});
@@ -62,19 +57,7 @@ fn two_hundred_at_once() {
 
     let networks: Vec<_> = ["veth", "tap", "vhost-user"]
         .iter()
-        .flat_map(|mode| {
-            [
-                network(mode, &theirs),
-                network(
-                    mode,
-                    if std::env::var_os("POOLS").is_some() {
-                        &pool
-                    } else {
-                        &theirs
-                    },
-                ),
-            ]
-        })
+        .flat_map(|mode| [network(mode, &theirs), network(mode, &pool)])
         .collect();
     let jobs: Vec<_> = (0..PODS * INTERFACES)
         .map(|n| {

@@ -14,8 +14,8 @@ struct Scene {
     remote: Netns,
 }
 
-/// The remote's address inside the overlay.
-const REMOTE: &str = "10.8.200.1";
+/// The remote's addresses inside the overlay: in host-local's subnet, and in the pool's.
+const REMOTE: [&str; 2] = ["10.8.200.1", "10.7.200.1"];
 
 impl Scene {
     fn new() -> Scene {
@@ -24,7 +24,9 @@ impl Scene {
         node.fwd.addr("u0", "192.0.2.1/24");
         remote.addr("eth0", "192.0.2.10/24");
         Vxlan::new(100, "192.0.2.10", "192.0.2.1").up(&remote, "vx0", "eth0");
-        remote.addr("vx0", &format!("{REMOTE}/16"));
+        for address in REMOTE {
+            remote.addr("vx0", &format!("{address}/16"));
+        }
         Scene { node, remote }
     }
 
@@ -39,9 +41,14 @@ impl Scene {
         ))
     }
 
-    /// A network of VNI 100, with an MTU that fits into the underlay's.
+    /// A network of VNI 100, with an MTU that fits into the underlay's. Addresses of veths are from host-local, those of TAPs from
+    /// the daemon.
     fn network(&self, mode: &str) -> Value {
-        let fields = json!({"mode": mode, "bridgeDomain": null, "vni": 100, "mtu": 1450, "ipam": self.node.host_local()});
+        let ipam = match mode {
+            "veth" => self.node.host_local(),
+            _ => json!({"type": "clearway"}),
+        };
+        let fields = json!({"mode": mode, "bridgeDomain": null, "vni": 100, "mtu": 1450, "ipam": ipam});
         json!({"cniVersion": "1.0.0", "name": Node::NETWORK, "plugins": [self.node.plugin(fields)]})
     }
 
@@ -86,7 +93,7 @@ fn podman() {
     }
     let scene = Scene::new();
     let daemon = scene.daemon();
-    for mode in ["veth", "tap"] {
+    for (mode, remote) in ["veth", "tap"].into_iter().zip(REMOTE) {
         let podman = Podman::new(&scene.node.fwd, &scene.network(mode), &scene.plugins());
         for name in ["one", "two"] {
             podman.start(name, Node::NETWORK);
@@ -102,12 +109,12 @@ fn podman() {
         podman.exec("one", &format!("ping -c 2 -i 0.2 -W 5 {two}")).ok();
         podman.exec("two", &format!("ping -c 2 -i 0.2 -W 5 {one}")).ok();
         podman
-            .exec("one", &format!("ping -c 2 -i 0.2 -W 5 -s 1400 {REMOTE}"))
+            .exec("one", &format!("ping -c 2 -i 0.2 -W 5 -s 1400 {remote}"))
             .ok();
         scene.remote.run(&format!("ping -c 3 -i 0.2 -W 5 {two}"));
         podman.podman("rm -f -t 0 one").ok();
         assert_eq!(daemon.get("attachments").as_array().map(Vec::len), Some(1));
-        podman.exec("two", &format!("ping -c 1 -W 5 {REMOTE}")).ok();
+        podman.exec("two", &format!("ping -c 1 -W 5 {remote}")).ok();
         podman.podman("rm -f -t 0 two").ok();
         scene.assert_clean(&daemon);
     }
@@ -121,7 +128,7 @@ fn containerd() {
     }
     let scene = Scene::new();
     let daemon = scene.daemon();
-    for mode in ["veth", "tap"] {
+    for (mode, remote) in ["veth", "tap"].into_iter().zip(REMOTE) {
         let mut containerd = Containerd::start(&scene.node.fwd, &scene.network(mode), &scene.plugins());
         for name in ["one", "two"] {
             containerd.run(&scene.node.fwd, name);
@@ -138,7 +145,7 @@ fn containerd() {
             .exec("two", &format!("ping -c 2 -i 0.2 -W 5 {one}"))
             .ok();
         containerd
-            .exec("one", &format!("ping -c 2 -i 0.2 -W 5 -s 1400 {REMOTE}"))
+            .exec("one", &format!("ping -c 2 -i 0.2 -W 5 -s 1400 {remote}"))
             .ok();
         scene.remote.run(&format!("ping -c 3 -i 0.2 -W 5 {two}"));
         for name in ["one", "two"] {
