@@ -42,14 +42,14 @@ pub(crate) enum AttachError {
     },
     /// What an attachment would need is not there.
     #[error(transparent)]
-    Need(Fault),
+    Need(Box<Fault>),
     /// A step on the host.
     #[error("attachment {id}: {fault}{}", if *.left { "; what is left of it is removed by and by" } else { "; nothing is left of it" })]
     Step {
         /// Which.
         id: AttachmentId,
         /// What failed.
-        fault: Fault,
+        fault: Box<Fault>,
         /// Something could not be taken back yet.
         left: bool,
     },
@@ -157,7 +157,7 @@ impl Manager {
         known::check(id, &wanted).map_err(AttachError::Invalid)?;
         let failed = |fault| AttachError::Step {
             id: id.clone(),
-            fault,
+            fault: Box::new(fault),
             left: false,
         };
         let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
@@ -281,7 +281,7 @@ impl Manager {
         self.release(id);
         set.map_err(|fault| AttachError::Step {
             id: id.clone(),
-            fault,
+            fault: Box::new(fault),
             left: true,
         })?;
         Ok(next.attachment)
@@ -301,7 +301,7 @@ impl Manager {
         drop(state);
         let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
             id: id.clone(),
-            fault,
+            fault: Box::new(fault),
             left: true,
         });
         let result = result.and_then(|()| self.forget(id));
@@ -423,7 +423,7 @@ impl Manager {
 
     /// Whether an attachment could be added.
     pub(crate) fn status(&self, need: &Need) -> Result<(), AttachError> {
-        let standing = self.ground.standing(&need.segment).map_err(AttachError::Need)?;
+        let standing = self.ground.standing(&need.segment).map_err(|fault| AttachError::Need(Box::new(fault)))?;
         if let Ipam::Pool { pool, .. } = &need.ipam {
             self.lock().leases.has_room(&standing.pools, pool.as_ref())?;
         }
