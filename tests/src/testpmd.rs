@@ -18,8 +18,9 @@ pub struct Testpmd {
 /// Capture files that its second device reads and writes.
 #[derive(Debug)]
 struct Files {
-    read: PathBuf,
-    written: PathBuf,
+    /// Of each queue.
+    read: Vec<PathBuf>,
+    written: Vec<PathBuf>,
 }
 
 /// What its device has counted since it was started.
@@ -45,22 +46,25 @@ impl Testpmd {
     }
 
     /// Starts one that, at each `start`, sends the frames of [`Testpmd::write`] in their order, and keeps what it receives
-    /// for [`Testpmd::take`]: a second device, libpcap's, is joined with the first. `folder` is for the files.
+    /// for [`Testpmd::take`]: a second device, libpcap's, is joined with the first, queue by queue. `folder` is for the files.
     ///
     /// # Panics
     /// If it does not take commands within 30 seconds; with its log.
     #[track_caller]
-    pub fn with_files(ns: &Netns, device: &str, folder: &Path, args: &str) -> Testpmd {
-        let (read, written) = (folder.join("sent.pcap"), folder.join("received.pcap"));
-        write(&read, &[]);
-        let files = format!(
-            "net_pcap0,rx_pcap={},tx_pcap={}",
-            read.display(),
-            written.display()
-        );
+    pub fn with_files(ns: &Netns, device: &str, queues: u16, folder: &Path, args: &str) -> Testpmd {
+        let of = |what: &str| -> Vec<PathBuf> {
+            let one = |queue| folder.join(format!("{what}-{queue}.pcap"));
+            (0..queues).map(one).collect()
+        };
+        let (read, written) = (of("sent"), of("received"));
+        let mut files = String::from("net_pcap0");
+        for (read, written) in read.iter().zip(&written) {
+            write(read, &[]);
+            files += &format!(",rx_pcap={},tx_pcap={}", read.display(), written.display());
+        }
         // Before forwarding starts it would throw away what its devices have already, the file.
         let args = format!("--forward-mode=io --no-flush-rx {args}");
-        let mut guest = Testpmd::launch(ns, device, Some(&files), 1, &args);
+        let mut guest = Testpmd::launch(ns, device, Some(&files), queues, &args);
         guest.files = Some(Files { read, written });
         guest.wait_started();
         guest
@@ -92,20 +96,26 @@ impl Testpmd {
         }
     }
 
-    /// What one of [`Testpmd::with_files`] is to send next, at its next `start`. Nothing of before is sent again, nor kept.
+    /// What one of [`Testpmd::with_files`] is to send next, at its next `start`, the first frame on the first queue, the next
+    /// one on the next. Nothing of before is sent again, nor kept.
     ///
     /// # Panics
     /// If it is another, or has ended.
     #[track_caller]
     pub fn write(&mut self, frames: &[Vec<u8>]) {
         let files = self.files.as_ref().expect("one with files");
-        write(&files.read, frames);
+        let queues = files.read.len();
+        for (queue, file) in files.read.iter().enumerate() {
+            let its: Vec<_> = frames.iter().skip(queue).step_by(queues).collect();
+            write(file, &its);
+        }
         // The files are opened when the device starts.
         self.say("port stop 1");
         self.say("port start 1");
     }
 
-    /// Ends forwarding, and gives what has been received since the last [`Testpmd::write`].
+    /// Ends forwarding, and gives what has been received since the last [`Testpmd::write`]: the first frame of each queue,
+    /// the second one of each, and so on.
     ///
     /// # Panics
     /// If it is one without files, or has ended.
@@ -116,7 +126,15 @@ impl Testpmd {
         // Commands are done one after the other: the file is closed when this one is answered.
         self.stats();
         let files = self.files.as_ref().expect("one with files");
-        read(&files.written)
+        let mut queues: Vec<_> = files.written.iter().map(|file| read(file).into_iter()).collect();
+        let mut all = Vec::new();
+        loop {
+            let before = all.len();
+            all.extend(queues.iter_mut().filter_map(Iterator::next));
+            if all.len() == before {
+                return all;
+            }
+        }
     }
 
     /// Waits until it takes commands.
@@ -190,7 +208,7 @@ impl Testpmd {
 
 /// Writes frames into a capture file, with libpcap.
 #[track_caller]
-fn write(file: &Path, frames: &[Vec<u8>]) {
+fn write(file: &Path, frames: &[&Vec<u8>]) {
     let capture = pcap::Capture::dead_with_precision(pcap::Linktype::ETHERNET, pcap::Precision::Micro);
     let mut to = capture
         .and_then(|c| c.savefile(file))

@@ -1,6 +1,7 @@
 //! Every byte of frames from 60 to 9000 bytes between two of DPDK's virtio_user, in every shape of ring: through a bridge
-//! domain, with a VLAN tag pushed and popped, into VXLAN and out of it. What is sent and what arrives are capture files of
-//! testpmd's, compared frame by frame, in their order; none may be missing.
+//! domain, with a VLAN tag pushed and popped, into VXLAN and out of it; through the bridge domain also with two queues, and
+//! with DPDK's end of the socket listening. What is sent and what arrives are capture files of testpmd's, compared frame by
+//! frame, in their order; none may be missing.
 //!
 //! ```text
 //!   file ─► testpmd ─ virtio_user ═ a ─ Clearway ─ b ═ virtio_user ─ testpmd ─► file        both directions at once
@@ -39,6 +40,19 @@ struct Way {
     seen_at_b: fn(frame: Vec<u8>) -> Vec<u8>,
 }
 
+/// How the guests are joined with Clearway.
+#[derive(Clone, Copy)]
+struct Ends {
+    queues: u16,
+    /// The guests listen, and Clearway connects.
+    guests_listen: bool,
+}
+
+const PLAIN: Ends = Ends {
+    queues: 1,
+    guests_listen: false,
+};
+
 /// The frames of one round from a station, as they are at `a`.
 fn frames(round: u32, dst: Mac, src: Mac) -> Vec<Vec<u8>> {
     let one = |(n, len): (usize, &usize)| {
@@ -55,27 +69,34 @@ fn frames(round: u32, dst: Mac, src: Mac) -> Vec<Vec<u8>> {
 
 /// In every shape of ring at `a`; at `b` packed rings are split ones, and the other way round.
 #[track_caller]
-fn every_byte(way: &Way) {
+fn every_byte(way: &Way, ends: Ends) {
     let ns = Netns::quiet("fwd");
     let dir = tempfile::tempdir().expect("a folder");
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let daemon = Daemon::start(&ns, &(way.config)(&path("a"), &path("b")));
+    let Ends {
+        queues,
+        guests_listen,
+    } = ends;
+    let keys = format!("mtu: 9216, queue-pairs: {queues}, client: {guests_listen}");
+    let config = (way.config)(&path("a"), &path("b")).replace("mtu: 9216", &keys);
+    let daemon = Daemon::start(&ns, &config);
     for shape in 0..8 {
         let guest = |port: &str, packed: bool| {
             let (in_order, mergeable) = (shape & 2 != 0, shape & 4 != 0);
             let device = format!(
-                "path={},mac=02:00:00:00:00:ff,packed_vq={},in_order={},mrg_rxbuf={}",
+                "path={},mac=02:00:00:00:00:ff,packed_vq={},in_order={},mrg_rxbuf={},server={}",
                 path(port),
                 u8::from(packed),
                 u8::from(in_order),
                 u8::from(mergeable),
+                u8::from(guests_listen),
             );
             let folder = dir.path().join(format!("{port}-files"));
             std::fs::create_dir_all(&folder).expect("a folder for files");
             // Without mergeable buffers each must hold the largest frame; with them that lies in five.
             let size = if mergeable { 2048 } else { 10240 } + 128;
             let args = format!("--mbuf-size={size} --total-num-mbufs=4096");
-            Testpmd::with_files(&ns, &device, &folder, &args)
+            Testpmd::with_files(&ns, &device, queues, &folder, &args)
         };
         let (mut a, mut b) = (guest("a", shape & 1 != 0), guest("b", shape & 1 == 0));
         for round in 0..ROUNDS {
@@ -134,25 +155,48 @@ fn unchanged(frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-#[test]
-fn through_a_bridge_domain() {
-    if !ready() {
-        return;
-    }
-    every_byte(&Way {
-        config: |a, b| {
-            format!(
-                "ports:
+const BRIDGED: Way = Way {
+    config: |a, b| {
+        format!(
+            "ports:
   a: {{kind: vhost-user, socket: '{a}', access: lan, mtu: 9216}}
   b: {{kind: vhost-user, socket: '{b}', access: lan, mtu: 9216}}
 bridge-domains:
   lan: {{}}
 "
-            )
-        },
-        at_b: |frame, _| frame.to_vec(),
-        seen_at_b: unchanged,
-    });
+        )
+    },
+    at_b: |frame, _| frame.to_vec(),
+    seen_at_b: unchanged,
+};
+
+#[test]
+fn through_a_bridge_domain() {
+    if ready() {
+        every_byte(&BRIDGED, PLAIN);
+    }
+}
+
+/// What comes from one queue of a guest goes to that of the other, in order.
+#[test]
+fn through_a_bridge_domain_on_two_queues() {
+    if ready() {
+        every_byte(&BRIDGED, Ends { queues: 2, ..PLAIN });
+    }
+}
+
+#[test]
+fn through_a_bridge_domain_between_guests_that_listen() {
+    if ready() {
+        let guests_listen = true;
+        every_byte(
+            &BRIDGED,
+            Ends {
+                guests_listen,
+                ..PLAIN
+            },
+        );
+    }
 }
 
 #[test]
@@ -160,7 +204,7 @@ fn between_an_access_port_and_a_trunk() {
     if !ready() {
         return;
     }
-    every_byte(&Way {
+    let way = Way {
         config: |a, b| {
             format!(
                 "ports:
@@ -178,7 +222,8 @@ bridge-domains:
             ethernet(mac(0), mac(6), &[tag], ether_type, &frame[14..])
         },
         seen_at_b: unchanged,
-    });
+    };
+    every_byte(&way, PLAIN);
 }
 
 #[test]
@@ -186,7 +231,7 @@ fn into_vxlan_and_out_of_it() {
     if !ready() {
         return;
     }
-    every_byte(&Way {
+    let way = Way {
         config: |a, b| {
             format!(
                 "ports:
@@ -209,7 +254,8 @@ vteps:
             vxlan(dst, src, if sent { 50000 } else { 0 }, sent, frame)
         },
         seen_at_b: without_source_port,
-    });
+    };
+    every_byte(&way, PLAIN);
 }
 
 /// A frame in VXLAN (RFC 7348 §5): the outer headers are etherparse's.

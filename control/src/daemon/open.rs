@@ -19,8 +19,8 @@ use std::path::Path;
 use clearway_config::{BusyPoll as BusyPollWish, Checksum, Idle, Port, PortKind, Steering as Wish};
 use clearway_engine::{Engine, EngineError};
 use clearway_io::{
-    AfXdpPort, AnyPort, AttachMode, BusyPoll, Interface, MemoryPeer, ModeRequest, PcapngConfig, PcapngPort,
-    QueueConfig, Steering, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
+    AfXdpPort, AnyPort, AttachMode, BusyPoll, CallError, Interface, MemoryPeer, ModeRequest, PcapngConfig,
+    PcapngPort, QueueConfig, Steering, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
 };
 
 use super::groups::{Groups, Need, Place};
@@ -454,14 +454,11 @@ impl Opener<'_> {
         let Some(umem) = umem else {
             return Err(OpenError::Fatal("the group of the port is gone".to_owned()));
         };
-        let waits = clearway_io::calls_never_wait().err();
-        let warnings = waits.map(|why| {
-            format!("a front-end that means harm can make its worker wait, since calls are writes to its eventfd: {why}")
-        });
+        let warnings = warnings_of_calls(clearway_io::calls_never_wait());
         match Guest::new(port, umem, self.state_dir) {
             Ok(guest) => Ok(Open {
                 queues: Vec::new(),
-                warnings: warnings.into_iter().collect(),
+                warnings,
                 guest: Some(guest),
                 ..plain(Some(place))
             }),
@@ -521,6 +518,16 @@ fn interface(link: &Link) -> Interface {
     }
 }
 
+/// What a host means for vhost-user ports on which calls can be nothing better than writes.
+fn warnings_of_calls(ready: Result<(), &CallError>) -> Vec<String> {
+    let text = |why| {
+        format!(
+            "a front-end that means harm can make its worker wait, since calls are writes to its eventfd: {why}"
+        )
+    };
+    ready.err().map(text).into_iter().collect()
+}
+
 fn memory() -> Result<Open, OpenError> {
     let (port, peer) = memory_port(MEMORY_RING).map_err(|error| {
         OpenError::Fatal(format!("making a memory port failed: {error}; raise `ulimit -n`"))
@@ -553,5 +560,23 @@ pub(super) fn finish_checksums(port: &Port, open: Option<&Open>) -> bool {
         Checksum::Finish => true,
         Checksum::Trust => false,
         Checksum::Auto => open.is_some_and(|open| open.unfinished_checksums),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error;
+
+    #[test]
+    fn a_host_without_aio_is_a_warning_that_says_what_to_do() {
+        assert!(warnings_of_calls(Ok(())).is_empty());
+        let no_room = CallError::Setup(Error::from_raw_os_error(libc::EAGAIN));
+        let [warning] = &warnings_of_calls(Err(&no_room))[..] else {
+            panic!("one warning");
+        };
+        for part in ["can make its worker wait", "io_setup failed", "fs.aio-max-nr"] {
+            assert!(warning.contains(part), "{warning}");
+        }
     }
 }

@@ -93,6 +93,58 @@ fn large_frames_between_guests_need_no_memory_of_ours() {
     }
 }
 
+/// However many queue pairs a guest has on a worker: in a turn they give what one would. Other ports give no less, nor does
+/// a pair that is left alone.
+#[test]
+fn pairs_of_a_port_on_one_worker_share_a_turn() {
+    let geometry = UmemGeometry {
+        chunk_size: 2048,
+        chunks: 2048,
+        huge_pages: HugePages::Off,
+    };
+    let umem = Umem::new(geometry).expect("memory");
+    let mut bed = Bed::new(1, 0);
+    bed.engine.add_region(&umem).expect("region");
+    let mut guests: Vec<_> = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+        .into_iter()
+        .map(|(port, queue)| {
+            let guest = Guest::new(&GuestOptions {
+                tx_size: 1024,
+                ..GuestOptions::default()
+            });
+            let io = VhostPort::new(config(&guest), &umem).expect("a port");
+            let io = AnyPort::Vhost(Box::new(io));
+            let added = bed
+                .engine
+                .add_queue(WorkerId(0), PortId(port), queue, io, Some(umem.id()));
+            added.expect("queue");
+            guest
+        })
+        .collect();
+    bed.publish();
+    for guest in &mut guests {
+        for _ in 0..1000 {
+            assert!(
+                guest
+                    .tx()
+                    .send(NetHeader::default(), &frame(mac(1), mac(2)), WHOLE)
+            );
+        }
+        guest.tx().flush();
+    }
+    let mut given = |bed: &mut Bed| -> Vec<usize> {
+        bed.workers[0].turn();
+        guests.iter_mut().map(|guest| guest.tx().reap()).collect()
+    };
+    assert_eq!(given(&mut bed), [32, 32, 32, 32, 128]);
+    assert_eq!(given(&mut bed), [32, 32, 32, 32, 128]);
+    for queue in 1..4 {
+        bed.engine.remove_queue(PortId(0), queue).expect("there");
+    }
+    assert_eq!(given(&mut bed), [128, 0, 0, 0, 128]);
+    bed.finish();
+}
+
 /// What arrives at a guest. Queues that had nothing for a while are not looked at in every turn.
 fn arrived(bed: &mut Bed, guest: &mut Guest) -> Vec<Received> {
     for _ in 0..1000 {

@@ -51,6 +51,12 @@ pub trait Port {
     /// Called once a turn, also when nothing moves.
     fn reclaim(&mut self, pools: &mut PoolSet);
 
+    /// So many queues of its port are served by the same worker, this one among them: together they give no more in a turn
+    /// than one alone would, if what it gives is bounded.
+    fn share_turn(&mut self, queues: usize) {
+        let _ = queues;
+    }
+
     /// The frames of the last `rx_batch` are gone: what was held for them can go back to whom it belongs.
     fn rx_done(&mut self) {}
 
@@ -142,6 +148,10 @@ impl Port for AnyPort {
     #[inline]
     fn reclaim(&mut self, pools: &mut PoolSet) {
         each!(self, port => port.reclaim(pools));
+    }
+
+    fn share_turn(&mut self, queues: usize) {
+        each!(self, port => port.share_turn(queues));
     }
 
     #[inline]

@@ -1,11 +1,15 @@
 //! TAPs: what the contract of `Port` does not say. Needs root; each test has network namespaces of its own.
 
+#[path = "vhost/bed.rs"]
+mod guests;
 mod support;
 
 use clearway_io::{
     Frame, FrameBatch, HugePages, Offload, Offloads, PoolSet, Port, TapDevice, TapError, TapPort, TxCounts,
-    Umem, UmemGeometry,
+    Umem, UmemGeometry, VhostPort,
 };
+use clearway_virtio_mock::Raw;
+use guests::{Guest, GuestOptions, config};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -285,6 +289,58 @@ fn what_the_kernel_does_not_take_is_unsendable_and_alone() {
     assert_eq!(setup.send(&mut port, &frame(1, 60), None), SENT);
     assert_eq!(wire.recv(), Some(frame(1, 60)));
     drop(port);
+    setup.end();
+}
+
+/// The end of a long frame is still in the guest's memory when the kernel is to read it: a guest that has taken that away
+/// meanwhile loses the frame, and nobody else one.
+#[test]
+fn a_frame_whose_guest_cut_its_memory_is_dropped_alone() {
+    if !fresh_netns() {
+        return;
+    }
+    let mut setup = setup();
+    let mut tap = setup.open("tap0");
+    up(&["tap0"], 9000);
+    let wire = Wire::open("tap0");
+    let mut guest = Guest::new(&GuestOptions {
+        ram: vec![1 << 20, 1 << 20],
+        ..GuestOptions::default()
+    });
+    let mut port = VhostPort::new(config(&guest), &setup.umem).expect("a port");
+    let region = &guest.ram.regions()[1];
+    let (file, cut) = (region.file.try_clone().expect("a file"), region.offset);
+    let raw = Raw {
+        addr: region.guest,
+        len: 12 + 4000,
+        flags: 0,
+    };
+    let sent = frame(1, 4000);
+    guest.ram.write(raw.addr, &[&[0; 12][..], &sent].concat());
+    // The first whole, the second one cut, and one of ours behind it.
+    for (is_cut, wanted) in [(false, 2), (true, 1)] {
+        guest.tx().ring.offer_raw(&[raw]);
+        guest.tx().flush();
+        let mut batch = FrameBatch::new();
+        assert_eq!(port.rx_batch(&mut setup.pools, &mut batch), 1);
+        assert!(batch[0].is_held());
+        if is_cut {
+            file.set_len(cut).expect("a shorter file");
+        }
+        let mut frames: Vec<Frame> = batch.drain(..).collect();
+        let own = setup.pools.frame_from(setup.umem.id(), &frame(2, 60));
+        frames.push(own.expect("a chunk"));
+        let counts = tap.tx_batch(&mut setup.pools, &mut frames);
+        assert_eq!((counts.packets, counts.unsendable), (wanted, 2 - wanted));
+        assert!(frames.is_empty());
+        port.rx_done();
+        if !is_cut {
+            assert_eq!(wire.recv(), Some(sent.clone()));
+        }
+        assert_eq!(wire.recv(), Some(frame(2, 60)));
+        assert_eq!((tap.fault(), tap.is_down()), (None, false));
+    }
+    drop((tap, port));
     setup.end();
 }
 

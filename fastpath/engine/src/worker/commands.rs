@@ -135,8 +135,17 @@ impl Worker {
         });
     }
 
+    /// Queues of one port that we serve share its part of a turn.
+    fn share_turn(&mut self, port: PortId) {
+        let is_its = |queue: &&mut Queue| queue.port == port && !queue.faulted;
+        let all = self.queues.iter_mut().flatten().filter(is_its).count();
+        let queues = self.queues.iter_mut().flatten().filter(is_its);
+        queues.for_each(|queue| queue.io.share_turn(all));
+    }
+
     /// Works out how a port is reached now: a queue of our own, else the worker that control named.
     pub(super) fn route(&mut self, port: PortId) {
+        self.share_turn(port);
         let mut outlets: Vec<(u16, usize)> = Vec::new();
         for (index, queue) in self.queues.iter().enumerate() {
             if let Some(queue) = queue

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! One context serves the whole process: it is made before the first ring runs, so that no front-end can use up
-//! fs.aio-max-nr first, and stays until the process ends (io_destroy waits for an RCU grace period). Any thread may call:
-//! what two do to the ring's head at a time costs at most an event's room until the next call.
+//! fs.aio-max-nr first, and stays until the process ends (io_destroy waits for an RCU grace period). Any thread may call.
+//! One that is held up between reading the tail and writing the head, while others go around the ring, puts the head back
+//! where the kernel takes the ring for full; who finds it so moves the head and tries again. Only if that happens twice to
+//! the same call, that call is a write, with what that means above.
 //!
 //! Where there is no AIO (no CONFIG_AIO, a seccomp filter, fs.aio-max-nr used up) calls are writes, as they are in other
 //! back-ends; [`calls_never_wait`] says why, so that an operator hears of it.
@@ -119,7 +121,8 @@ impl Context {
 
     /// Signals an eventfd; false if the kernel takes nothing more.
     fn signal(&self, event: BorrowedFd<'_>) -> bool {
-        // If there is no room the first time, since another thread has just turned the head back, there is now.
+        // If there is no room the first time, since another thread has just turned the head back, there is now, unless a
+        // further one does the same meanwhile.
         self.submit(event) || self.submit(event)
     }
 
@@ -218,6 +221,10 @@ pub fn check_event(fd: impl AsFd) -> Result<(), NoEvent> {
     }
     // SAFETY: no pointers are involved.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    // It names the eventfd, but can be neither signalled nor waited for: open(2).
+    if flags & libc::O_PATH != 0 {
+        return Err(NoEvent::Other("an eventfd opened with O_PATH".to_owned()));
+    }
     if flags >= 0 && flags & libc::O_NONBLOCK == 0 {
         // SAFETY: as above.
         unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) };
@@ -294,6 +301,18 @@ mod tests {
         event.write(u64::MAX - 1).expect("its end");
         write(event.as_fd());
         assert_eq!(read(&event), Some(u64::MAX - 1));
+    }
+
+    #[test]
+    fn a_descriptor_that_only_names_an_eventfd_is_refused() {
+        let event = event();
+        let link = format!("/proc/self/fd/{}", event.as_fd().as_raw_fd());
+        let named = nix::fcntl::open(link.as_str(), OFlag::O_PATH, nix::sys::stat::Mode::empty());
+        let error = check_event(named.expect("a descriptor")).expect_err("O_PATH");
+        assert_eq!(
+            error.to_string(),
+            "it sent an eventfd opened with O_PATH where an eventfd belongs"
+        );
     }
 
     #[test]

@@ -475,6 +475,12 @@ impl Port for VhostPort {
         n
     }
 
+    fn share_turn(&mut self, queues: usize) {
+        if let Some(queue) = &mut self.transmit {
+            queue.way.share_turn(queues);
+        }
+    }
+
     #[inline]
     fn rx_done(&mut self) {
         let Some(queue) = &mut self.transmit else { return };

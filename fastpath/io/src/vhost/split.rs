@@ -243,6 +243,10 @@ impl Vring for SplitRing {
 
     #[inline(always)]
     fn complete(&mut self, used: &[Used]) {
+        // An index that stays is not written either: the driver's core would have to load it again.
+        if used.is_empty() {
+            return;
+        }
         for (i, buffer) in used.iter().enumerate() {
             self.write_used(self.used_next.wrapping_add(i as u16), buffer.id, buffer.len);
         }

@@ -20,9 +20,12 @@ pub(super) const MAX_FRAME: u32 = 65_535 + 14 + 8;
 /// A queue that gave so many frames last time is busy: then it is worth waiting for more.
 const BUSY: usize = 16;
 
-/// Bytes that a queue gives in one turn, more or less: of small and full-size frames a whole batch, of packets of 64 KiB a
+/// Bytes that a port gives in one turn of a worker, more or less: of small and full-size frames a whole batch, of packets of 64 KiB a
 /// few, so that the other ports of the worker need not wait for megabytes to be copied.
 const BUDGET: u32 = 256 << 10;
+
+/// Frames that a queue gives in any case, if it has them: smaller batches cost more a frame.
+const LEAST: usize = 32;
 
 /// How often a busy queue is asked again before its frames are taken.
 const PATIENCE: usize = 64;
@@ -38,6 +41,9 @@ pub(super) struct Transmit {
     pub(super) taken: ArrayVec<Used, BATCH>,
     /// Bytes of the header before each frame.
     pub(super) header: u32,
+    /// Frames and bytes that it gives in one turn: all that its port does, or its share of that.
+    most: usize,
+    budget: u32,
     /// Frames of the last batch.
     last: usize,
     /// Frames that were no frames.
@@ -63,9 +69,19 @@ impl Transmit {
             pieces: Vec::with_capacity(usize::from(ring_size) + super::memory::MAX_REGIONS),
             taken: ArrayVec::new(),
             header,
+            most: BATCH,
+            budget: BUDGET,
             last: 0,
             invalid: 0,
         }
+    }
+
+    /// Gives as many queues as there are each the same part of what their port may give. Each gives
+    /// [`LEAST`] frames, or one of any length, all the same: more than four queues go beyond.
+    pub(super) fn share_turn(&mut self, queues: usize) {
+        let queues = queues.clamp(1, BATCH);
+        self.most = (BATCH / queues).max(LEAST);
+        self.budget = BUDGET / queues as u32;
     }
 
     /// Takes what is available into `batch`. On a violation, what came before it is there all the same.
@@ -76,7 +92,7 @@ impl Transmit {
         pool: &mut FramePool,
         batch: &mut FrameBatch,
     ) -> Result<usize, Violation> {
-        let room = (BATCH - batch.len()).min(BATCH - self.taken.len());
+        let room = (BATCH - batch.len()).min(BATCH - self.taken.len()).min(self.most);
         if self.last >= BUSY {
             self.gather(ring, room);
         }
@@ -90,7 +106,7 @@ impl Transmit {
         let mut result = Ok(());
         let mut done = 0;
         let mut bytes = 0u32;
-        while done < n && bytes < BUDGET {
+        while done < n && bytes < self.budget {
             let slot = self.slots[done];
             // What most of them are; made where it stays: moving a frame that was just written would wait for the writes.
             let taken = match self.plain(self.places[done], slot.len, pool) {

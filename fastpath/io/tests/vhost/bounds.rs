@@ -48,6 +48,32 @@ fn large_packets_come_a_few_at_a_time_whatever_their_buffers() {
     }
 }
 
+/// A port's part of a turn is shared by its queues that one worker serves; each gives a packet, and 32 small ones, all the
+/// same.
+#[test]
+fn queues_of_one_port_share_its_part_of_a_turn() {
+    let large = [(1, 5), (2, 3), (4, 2), (16, 1), (1, 5)];
+    let small = [(1, 128), (2, 64), (4, 32), (16, 32), (1, 128)];
+    for (len, wanted) in [(60_000, large), (60, small)] {
+        let mut bed = Bed::new(1024);
+        let (mut guest, mut port) = bed.guest(&GuestOptions {
+            features: feature::VERSION_1,
+            tx_size: 512,
+            ram: vec![64 << 20],
+            ..Default::default()
+        });
+        for i in 0..if len == 60 { 500 } else { 60 } {
+            assert!(guest.tx().send(Default::default(), &frame(i, len), WHOLE));
+        }
+        guest.tx().flush();
+        for (queues, frames) in wanted {
+            port.share_turn(queues);
+            let got = bed.receive(&mut port).len();
+            assert_eq!(got, frames, "{len} bytes, one of {queues}");
+        }
+    }
+}
+
 /// An indirect table of this many entries: the first as given, the others empty.
 fn table(guest: &Guest, entries: u16, first: (u64, u32), flags: u16) -> u64 {
     let at = guest.ram.take(16 * u64::from(entries), 16);

@@ -1,7 +1,7 @@
 //! A guest that migrates: what is written to its memory is marked, and it is announced where it went.
 
 use crate::bed::*;
-use clearway_io::{DirtyLog, Port, VhostConfig, VhostPort, VringError};
+use clearway_io::{DirtyLog, Port, TxCounts, VhostConfig, VhostPort, VringError};
 use clearway_virtio_mock::{RamRegion, feature};
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
@@ -120,6 +120,21 @@ fn every_page_that_was_written_is_marked_and_no_other() {
             drop(port);
             bed.finish();
         }
+    }
+}
+
+#[test]
+fn what_a_guest_has_no_room_for_marks_nothing() {
+    for features in kinds() {
+        let mut bed = Bed::new(64);
+        let guest = Guest::new(&options(features));
+        let log = log(&guest);
+        let mut port = VhostPort::new(logged(&guest, &log), &bed.umem).expect("a port");
+        // The rings are when they start.
+        let none = vec![0; log.size as usize];
+        log.file.write_all_at(&none, log.offset).expect("the log");
+        assert_eq!(bed.transmit(&mut port, &[frame(1, 60)]), (TxCounts::default(), 1));
+        assert_eq!(marked(&log), BTreeSet::new(), "{features:#x}");
     }
 }
 
