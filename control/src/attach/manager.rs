@@ -423,7 +423,10 @@ impl Manager {
 
     /// Whether an attachment could be added.
     pub(crate) fn status(&self, need: &Need) -> Result<(), AttachError> {
-        let standing = self.ground.standing(&need.segment).map_err(|fault| AttachError::Need(Box::new(fault)))?;
+        let standing = self
+            .ground
+            .standing(&need.segment)
+            .map_err(|fault| AttachError::Need(Box::new(fault)))?;
         if let Ipam::Pool { pool, .. } = &need.ipam {
             self.lock().leases.has_room(&standing.pools, pool.as_ref())?;
         }
