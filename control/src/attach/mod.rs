@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Guarantees: what exists on the host for an attachment has a record, written before it and removed after it; so after a
-//! crash at any point the next start takes back what was being added and ends what was being removed ([`Manager::recover`]).
+//! crash at any point the next start takes back what was being added and ends what was being removed (`Manager::finish`).
 //! An attachment that could not be added left nothing behind, or a record that says what to remove. Two requests for one
 //! attachment wait for each other, those for others do not.
 //!
