@@ -23,7 +23,7 @@ mod veth;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -104,14 +104,17 @@ fn open(path: &Path) -> Result<Netns, PodError> {
         return Err(PodError::NoNetns(path.to_owned()));
     }
     let netns = Netns::open(path).map_err(failed)?;
-    // Another kind of namespace, the kernel refuses to enter. A name as in `ip netns` is a mount point, which says less than
-    // the link net:[NUMBER] does that a process has (namespaces(7)).
-    match fstatfs(netns.as_fd())
+    let fd = netns.as_fd();
+    let magic = fstatfs(fd)
         .map_err(|errno| failed(errno.into()))?
-        .filesystem_type()
-    {
-        NSFS_MAGIC => Ok(netns),
-        _ => Err(PodError::NoNetns(path.to_owned())),
+        .filesystem_type();
+    // The link of a process names the kind, as net:[NUMBER] (namespaces(7)). A name as in `ip netns` is a mount point: of
+    // another kind, that is refused when it is entered.
+    let link = fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd())).map_err(failed)?;
+    let link = link.to_string_lossy();
+    match magic == NSFS_MAGIC && (link.starts_with("net:[") || link.starts_with('/')) {
+        true => Ok(netns),
+        false => Err(PodError::NoNetns(path.to_owned())),
     }
 }
 
