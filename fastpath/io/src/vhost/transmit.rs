@@ -27,6 +27,10 @@ const BUDGET: u32 = 256 << 10;
 /// Frames that a queue gives in any case, if it has them: smaller batches cost more a frame.
 const LEAST: usize = 32;
 
+/// Of frames of more than two lines, the others are loaded so many frames before their turn: those of a whole batch
+/// would push each other out of the first-level cache.
+const AHEAD: usize = 4;
+
 /// How often a busy queue is asked again before its frames are taken.
 const PATIENCE: usize = 64;
 
@@ -107,6 +111,7 @@ impl Transmit {
         let mut done = 0;
         let mut bytes = 0u32;
         while done < n && bytes < self.budget {
+            self.prefetch_rest(done + AHEAD);
             let slot = self.slots[done];
             // What most of them are; made where it stays: moving a frame that was just written would wait for the writes.
             let taken = match self.plain(self.places[done], slot.len, pool) {
@@ -155,7 +160,7 @@ impl Transmit {
         }
     }
 
-    /// Finds the plain buffers, and starts loading what will be read of them.
+    /// Finds the plain buffers, and starts loading what will be read of them first.
     #[inline(always)]
     fn look_ahead(&mut self, n: usize) {
         for (slot, place) in self.slots[..n].iter().zip(self.places.iter_mut()) {
@@ -165,13 +170,20 @@ impl Transmit {
             {
                 prefetch_address(at);
                 prefetch_address(at.wrapping_add(64));
-                if slot.len > 128 {
-                    prefetch_address(at.wrapping_add(128));
-                    prefetch_address(at.wrapping_add(192));
-                    prefetch_address(at.wrapping_add(256));
-                }
                 *place = at;
             }
+        }
+    }
+
+    /// Starts loading what else will be copied of a frame a few further on.
+    #[inline(always)]
+    fn prefetch_rest(&self, index: usize) {
+        if let (Some(slot), Some(at)) = (self.slots.get(index), self.places.get(index))
+            && slot.len > 128
+        {
+            prefetch_address(at.wrapping_add(128));
+            prefetch_address(at.wrapping_add(192));
+            prefetch_address(at.wrapping_add(256));
         }
     }
 
