@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::conf::NEEDS_INTERFACE;
 use crate::environment::Verb;
 use crate::error::{CniError, Code};
 use crate::result::CniResult;
@@ -100,6 +101,11 @@ pub struct Delegate<'a> {
 }
 
 impl Delegate<'_> {
+    /// It speaks through the interface: it is asked while that is there.
+    pub fn needs_interface(&self) -> bool {
+        NEEDS_INTERFACE.contains(&self.name)
+    }
+
     /// ADD: what it has chosen.
     pub fn add(&self) -> Result<CniResult, CniError> {
         let (path, stdout) = self.run(Verb::Add)?;

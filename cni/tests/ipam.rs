@@ -272,9 +272,18 @@ fn dhcp_finds_the_interface() {
             format!("PUT {path}/addresses")
         ]
     );
+    let wanted = daemon.state().attachments.values().next().unwrap()["wanted"].clone();
+    assert_eq!(wanted["ipam"], "awaited");
     assert_eq!(told["ips"][0]["address"], "10.8.0.5/24");
     ipam.call("CHECK", &remembering(&conf, &told)).good();
+    ipam.asked();
+    daemon.requests();
     ipam.call("DEL", &conf).good();
+    assert_eq!(
+        daemon.requests(),
+        [format!("GET {path}"), format!("DELETE {path}")]
+    );
+    assert_eq!(ipam.asked(), ["DEL"]);
     ipam.says("ADD", &json!({"code": 11, "msg": "no server"}), 1);
     daemon.requests();
     ipam.asked();
@@ -282,6 +291,50 @@ fn dhcp_finds_the_interface() {
     assert_eq!(daemon.requests().last().unwrap(), &format!("DELETE {path}"));
     assert_eq!(ipam.asked(), ["ADD", "DEL"]);
     assert!(daemon.state().attachments.is_empty());
+}
+
+/// It gives a lease back through the interface, which goes after that; whatever comes of it.
+#[test]
+fn dhcp_gives_back_through_the_interface() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "dhcp");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let path = format!("/v1/attachments/{CONTAINER}/net1");
+    ipam.call("ADD", &conf).good();
+    ipam.says("DEL", &json!({"code": 999, "msg": "no daemon of dhcp's"}), 1);
+    let error = ipam.call("DEL", &conf).failed(999);
+    assert!(error.contains("no daemon of dhcp's"), "{error}");
+    assert!(daemon.state().attachments.is_empty(), "it goes all the same");
+    ipam.says("DEL", &json!({}), 0);
+    ipam.call("DEL", &conf).good();
+    // The daemon does not detach: both failures are told, and nothing is asked of a daemon that is not there.
+    ipam.call("ADD", &conf).good();
+    ipam.says("DEL", &json!({"code": 999, "msg": "no daemon of dhcp's"}), 1);
+    daemon.refuse("DELETE", 500, "failed");
+    let error = ipam.call("DEL", &conf).failed(100);
+    assert!(
+        error.contains("it is so") && error.contains("no daemon of dhcp's"),
+        "{error}"
+    );
+    daemon.state().refuse.clear();
+    ipam.asked();
+    let mut lost = conf.clone();
+    lost["daemonSocket"] = "/run/clearway-no-such.sock".into();
+    ipam.call("DEL", &lost).failed(11);
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    // Taken back by another daemon while the server was asked.
+    ipam.says("DEL", &json!({}), 0);
+    ipam.call("DEL", &conf).good();
+    daemon.refuse("PUT", 409, "conflict");
+    ipam.asked();
+    ipam.call("ADD", &conf).failed(102);
+    assert_eq!(ipam.asked(), Vec::<String>::new(), "nobody asked for a lease");
+    daemon.state().refuse.clear();
+    daemon.state().forget = true;
+    let error = ipam.call("ADD", &conf).failed(11);
+    assert!(error.contains("taken back"), "{error}");
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    assert_eq!(daemon.requests().last().unwrap(), &format!("DELETE {path}"));
 }
 
 fn debian(verb: &str, conf: &Value) -> Ran {

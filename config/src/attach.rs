@@ -169,6 +169,9 @@ pub enum Ipam {
     None,
     /// Another IPAM plugin has chosen them, or the configuration of the network.
     Given(Addresses),
+    /// Another IPAM plugin finds them out through the interface, which is made first: the attachment is not complete until
+    /// `PUT /v1/attachments/{container}/{interface}/addresses` brings them, and is then as one with `given`.
+    Awaited,
     /// The daemon chooses them from one of its address pools.
     #[serde(rename_all = "kebab-case")]
     Pool {
@@ -268,7 +271,7 @@ pub struct Attachment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentState {
-    /// It is being made; found so at a start, it is taken back.
+    /// It is being made, or its addresses are awaited; found so at a start, it is taken back.
     Adding,
     /// It is there.
     Ready,
@@ -310,7 +313,7 @@ pub struct Removed {
 pub struct Need {
     /// The layer 2 segment.
     pub segment: Segment,
-    /// Where addresses come from; of `given`, nothing is asked.
+    /// Where addresses come from; of `given` and `awaited`, nothing is asked.
     #[serde(default)]
     pub ipam: Ipam,
 }

@@ -34,7 +34,8 @@ pub const DAEMON_SOCKET: &str = "/run/clearway/clearway.sock";
 /// What `mode: auto` is for a container with a kernel stack; decided by measurement.
 pub const AUTO: Mode = Mode::Tap;
 
-/// IPAM plugins that speak through the interface to find an address for it: it must be there first.
+/// IPAM plugins that speak through the interface to find an address for it, and to give it back: it must be there for both.
+/// Known by name: nothing in the protocol tells one from others.
 pub const NEEDS_INTERFACE: [&str; 1] = ["dhcp"];
 
 /// What a container is given (`mode`).

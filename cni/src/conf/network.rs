@@ -123,7 +123,7 @@ impl Network {
         })
     }
 
-    /// What the daemon is asked for; `None` with mode `vf`. `given` is what an IPAM plugin has chosen.
+    /// What the daemon is asked for; `None` with mode `vf`. `given` is what an IPAM plugin has chosen that needs no interface.
     pub fn attach(&self, network: &str, target: &Target, given: Addresses) -> Option<Attach> {
         Some(Attach {
             network: network.into(),
@@ -149,6 +149,7 @@ impl Network {
     pub fn addresses(&self, target: &Target, given: Addresses) -> Ipam {
         match &self.ipam {
             IpamConf::None => Ipam::None,
+            IpamConf::Delegate(name) if NEEDS_INTERFACE.contains(&name.as_str()) => Ipam::Awaited,
             IpamConf::Delegate(_) => Ipam::Given(given),
             IpamConf::Own { pool, addresses } => {
                 let wanted = [&self.asked_ips, &target.args.ips, addresses];

@@ -5,8 +5,12 @@
 //!                            ◄─ delegate DEL ◄──────── a step fails ────────
 //! ```
 //!
-//! The `dhcp` plugin speaks through the interface, which must be there first: then the daemon attaches, the plugin asks
-//! its server, and the daemon is told the addresses.
+//! The `dhcp` plugin speaks through the interface, which must be there first, and until the lease is given back:
+//!
+//! ```text
+//!   every field looked at ─► daemon: attach, addresses awaited ─► delegate ADD ─► daemon: addresses ─► … as above
+//!                            ◄─ daemon: detach ◄─ delegate DEL ◄──────── a step fails ────────
+//! ```
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +20,8 @@ use clearway_config::attach::{Addresses, Attach, Attachment};
 use serde_json::Value;
 
 use super::{Context, about, no_vf};
-use crate::conf::{Conf, NEEDS_INTERFACE};
+use crate::conf::Conf;
+use crate::daemon::DaemonError;
 use crate::delegate::Delegate;
 use crate::devinfo;
 use crate::environment::{Target, Verb};
@@ -53,22 +58,14 @@ pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError>
         ),
         Some(delegate) => {
             refuse_existing(context, target)?;
-            let made = if NEEDS_INTERFACE.contains(&delegate.name) {
-                interface_first(context, target, delegate, &wanted(Addresses::default())?)
+            if delegate.needs_interface() {
+                interface_first(context, target, delegate, &wanted(Addresses::default())?)?
             } else {
-                addresses_first(context, target, delegate, wanted)
-            };
-            // The specification asks for a DEL of the delegate after any failure of its ADD too.
-            made.inspect_err(|_| take_back_addresses(context, delegate))?
+                addresses_first(context, target, delegate, wanted)?
+            }
         }
     };
-    if let Err(error) = inform(conf, &attachment) {
-        detach(context, target);
-        if let Some(delegate) = &context.delegate {
-            take_back_addresses(context, delegate);
-        }
-        return Err(error);
-    }
+    inform(conf, &attachment).inspect_err(|_| take_back(context, target))?;
     let dns = if dns.is_empty() { &network.dns } else { &dns };
     result.extend(interfaces(&attachment, &netns), &attachment.addresses, dns);
     Ok(result.in_version(conf.version))
@@ -80,9 +77,12 @@ fn addresses_first(
     delegate: &Delegate,
     wanted: impl Fn(Addresses) -> Result<Attach, CniError>,
 ) -> Result<(Attachment, Dns), CniError> {
-    let chosen = delegate.add()?;
-    let attachment = attach(context, target, &wanted(chosen.addresses())?)?;
-    Ok((attachment, chosen.dns))
+    let made = delegate.add().and_then(|chosen| {
+        let attachment = attach(context, target, &wanted(chosen.addresses())?)?;
+        Ok((attachment, chosen.dns))
+    });
+    // The specification asks for a DEL of the delegate after any failure of its ADD too.
+    made.inspect_err(|_| take_back_addresses(context, delegate))
 }
 
 fn interface_first(
@@ -94,11 +94,36 @@ fn interface_first(
     attach(context, target, wanted)?;
     let addressed = delegate.add().and_then(|chosen| {
         let set = context.daemon.set_addresses(&target.id, &chosen.addresses());
-        let set =
-            set.map_err(|error| error.told(&about("give the addresses of the IPAM plugin to", target)))?;
-        Ok((set, chosen.dns))
+        Ok((set.map_err(|error| unaddressed(&error, target))?, chosen.dns))
     });
-    addressed.inspect_err(|_| detach(context, target))
+    addressed.inspect_err(|_| take_back(context, target))
+}
+
+/// Why the addresses that an IPAM plugin has found are not the interface's.
+fn unaddressed(error: &DaemonError, target: &Target) -> CniError {
+    let mut told = error.told(&about("give the addresses of the IPAM plugin to", target));
+    if error.is_not_found() {
+        told.code = Code::TryAgainLater.number();
+        told.details = format!(
+            "{error}: it was taken back meanwhile, by a daemon that was started anew or by a DEL; the runtime may try again"
+        );
+    }
+    told
+}
+
+/// All of it; while the interface is there, if the IPAM plugin needs that.
+fn take_back(context: &Context, target: &Target) {
+    let addresses = || {
+        let delegate = context.delegate.as_ref();
+        delegate.map(|delegate| take_back_addresses(context, delegate))
+    };
+    if context.needs_interface() {
+        addresses();
+        detach(context, target);
+    } else {
+        detach(context, target);
+        addresses();
+    }
 }
 
 fn attach(context: &Context, target: &Target, wanted: &Attach) -> Result<Attachment, CniError> {

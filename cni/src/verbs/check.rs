@@ -43,10 +43,7 @@ pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> 
             findings.join("; "),
         ));
     }
-    context
-        .delegate
-        .as_ref()
-        .map_or(Ok(()), |delegate| delegate.ask(Verb::Check))
+    context.ask_delegate(Verb::Check)
 }
 
 /// What of the attachment is another network's: this one has been changed since ADD.

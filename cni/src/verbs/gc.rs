@@ -20,10 +20,7 @@ pub(super) fn gc(context: &Context) -> Result<(), CniError> {
         let removed: Vec<_> = collected.removed.iter().map(ToString::to_string).collect();
         context.log.info(&format!("stale: {}", removed.join(", ")));
     }
-    let forwarded = context
-        .delegate
-        .as_ref()
-        .map_or(Ok(()), |delegate| delegate.ask(Verb::Gc));
+    let forwarded = context.ask_delegate(Verb::Gc);
     match (collected, forwarded) {
         (Err(one), Err(other)) => Err(one.and(other)),
         (collected, forwarded) => collected.map(|_| ()).and(forwarded),

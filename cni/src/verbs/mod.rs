@@ -55,6 +55,19 @@ struct Context<'a> {
     log: &'a Log,
 }
 
+impl Context<'_> {
+    /// The IPAM plugin speaks through the interface.
+    fn needs_interface(&self) -> bool {
+        self.delegate.as_ref().is_some_and(Delegate::needs_interface)
+    }
+
+    /// Has the IPAM plugin do its part of a verb, if there is one.
+    fn ask_delegate(&self, verb: Verb) -> Result<(), CniError> {
+        let delegate = self.delegate.as_ref();
+        delegate.map_or(Ok(()), |delegate| delegate.ask(verb))
+    }
+}
+
 /// Serves a call other than VERSION.
 pub fn call(call: &Call) -> Outcome {
     let read = Conf::object(call.stdin)

@@ -17,10 +17,7 @@ pub(super) fn status(context: &Context) -> Result<(), CniError> {
             context.conf.name
         ))
     })?;
-    context
-        .delegate
-        .as_ref()
-        .map_or(Ok(()), |delegate| delegate.ask(Verb::Status))
+    context.ask_delegate(Verb::Status)
 }
 
 fn need(network: &Network) -> Result<Need, CniError> {

@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) attachments: BTreeMap<String, Value>,
     /// What `METHOD` is answered with in place of the usual: a status and a body; 0 closes the connection.
     pub(crate) refuse: BTreeMap<&'static str, (u16, Value)>,
+    /// An attachment that awaits addresses is gone when they come.
+    pub(crate) forget: bool,
 }
 
 /// An HTTP server on a unix socket, with the paths of the daemon.
@@ -156,6 +158,9 @@ fn answer(state: &mut State, method: &str, path: &str, body: &[u8]) -> (u16, Val
             (200, made)
         }
         ("PUT", [container, interface, "addresses"]) => {
+            if state.forget {
+                state.attachments.clear();
+            }
             match state.attachments.get_mut(&format!("{container}/{interface}")) {
                 None => missing(),
                 Some(found) => {
@@ -183,7 +188,7 @@ fn attachment(container: &str, interface: &str, wanted: &Value) -> Value {
     let attach: clearway_config::attach::Attach = serde_json::from_value(wanted.clone()).unwrap();
     let or = |key: &str, other: Value| wanted.get(key).cloned().unwrap_or(other);
     let addresses = match &attach.ipam {
-        clearway_config::attach::Ipam::None => json!({}),
+        clearway_config::attach::Ipam::None | clearway_config::attach::Ipam::Awaited => json!({}),
         clearway_config::attach::Ipam::Given(given) => json!(given),
         clearway_config::attach::Ipam::Pool { .. } => json!({
             "ips": [{"address": "10.7.0.5/24", "gateway": "10.7.0.1"}, {"address": "2001:db8::5/64"}],

@@ -90,24 +90,27 @@ pub(super) async fn attach(
     on_manager(api, move |manager| manager.add(&id_of(id), wanted)).await
 }
 
-/// Give a pod other addresses
+/// Give a pod the addresses that it awaits
 ///
-/// And routes, instead of those that it was attached with: a DHCP server's, which is asked through the pod's interface.
+/// And routes: a DHCP server's, which is asked through the pod's interface. It was attached with `ipam: awaited`, and is
+/// complete with this. A route that the pod has through another interface is left out.
 #[utoipa::path(
     put, path = "/v1/attachments/{container}/{interface}/addresses", tag = "attachments", request_body = Object,
     params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
     responses(
-        (status = OK, body = Object, description = "It has them"),
-        (status = BAD_REQUEST, body = ApiError, description = "Its addresses are those of a pool, or it has no interface"),
-        (status = NOT_FOUND, body = ApiError, description = "No such attachment"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
+        (status = OK, body = Object, description = "It has them, and forwards"),
+        (status = BAD_REQUEST, body = ApiError, description = "The body is not what it should be"),
+        (status = NOT_FOUND, body = ApiError, description = "No such attachment; one that awaited addresses was taken back when the daemon ended"),
+        (status = CONFLICT, body = ApiError, description = "It awaits none, an address or a route cannot be had, or this daemon keeps no attachments"),
+        (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; remove the attachment"))
 )]
-pub(super) async fn readdress(
+pub(super) async fn give_addresses(
     State(api): State<Api>,
     Path(id): Path<(String, String)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Attachment> {
     let addresses: Addresses = read(body, "list of addresses and routes")?;
-    on_manager(api, move |manager| manager.readdress(&id_of(id), addresses)).await
+    on_manager(api, move |manager| manager.give_addresses(&id_of(id), addresses)).await
 }
 
 /// Detach a pod
@@ -169,7 +172,7 @@ impl From<AttachError> for ApiError {
     fn from(error: AttachError) -> Self {
         let code = match &error {
             AttachError::Invalid(_) => ErrorCode::BadRequest,
-            AttachError::Exists(_) => ErrorCode::Conflict,
+            AttachError::Exists(_) | AttachError::NotAwaited(_) => ErrorCode::Conflict,
             AttachError::None(_) => ErrorCode::NotFound,
             AttachError::Ipam(error) if error.is_missing() => ErrorCode::NotFound,
             AttachError::Ipam(_) => ErrorCode::Conflict,

@@ -79,7 +79,7 @@ fn described() -> OpenApiRouter<Api> {
             attachments::attach,
             attachments::detach
         ))
-        .routes(routes!(attachments::readdress))
+        .routes(routes!(attachments::give_addresses))
         .routes(routes!(attachments::collect))
         .routes(routes!(attachments::status))
         .routes(routes!(health))

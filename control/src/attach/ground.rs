@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clearway_config::Name;
-use clearway_config::attach::{Segment, VhostSocket};
+use clearway_config::attach::{Route, Segment, VhostSocket};
 
 use super::known::Known;
 use crate::daemon::Standing;
@@ -75,6 +75,8 @@ pub(crate) trait Ground: Send + Sync {
     fn make_veth(&self, known: &Known) -> Result<(), Fault>;
     /// Addresses and routes in the pod; its interface and ours are up.
     fn set_up(&self, known: &Known) -> Result<(), Fault>;
+    /// Those of its routes whose place is another interface's in the pod.
+    fn taken_routes(&self, known: &Known) -> Result<Vec<Route>, Fault>;
     /// The folder of a socket.
     fn make_folder(&self, known: &Known) -> Result<(), Fault>;
     /// Has the engine forward; when this returns it does.
@@ -163,6 +165,12 @@ impl Ground for HostGround {
             up().map_err(PodError::from)?;
         }
         Ok(())
+    }
+
+    fn taken_routes(&self, known: &Known) -> Result<Vec<Route>, Fault> {
+        let attachment = &known.attachment;
+        let mut pod = known.netns.enter()?;
+        Ok(pod.taken_routes(&attachment.id.interface, &attachment.addresses)?)
     }
 
     fn make_folder(&self, known: &Known) -> Result<(), Fault> {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clearway_config::attach::{Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState};
+use clearway_config::attach::{
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Ipam,
+};
 use clearway_config::{Name, Port, PortKind};
 use clearway_wire::MacAddr;
 use serde::{Deserialize, Serialize};
@@ -133,6 +135,11 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             "a socket has no meaning for an attachment of kind {}",
             wanted.kind
         ));
+    }
+    if wanted.ipam == Ipam::Awaited && wanted.kind == AttachKind::VhostUser {
+        return invalid(
+            "addresses are awaited through an interface, and a socket has none in the pod".to_owned(),
+        );
     }
     if wanted
         .vhost

@@ -29,6 +29,12 @@ pub(crate) enum AttachError {
     /// It is not.
     #[error("there is no attachment {0}")]
     None(AttachmentId),
+    /// It was attached with its addresses.
+    #[error(
+        "attachment {0} awaits no addresses: they are given once, to one that was attached with `ipam: awaited`; remove it \
+         and attach it with others"
+    )]
+    NotAwaited(AttachmentId),
     /// Addresses.
     #[error(transparent)]
     Ipam(#[from] IpamError),
@@ -68,6 +74,9 @@ struct State {
     all: BTreeMap<AttachmentId, Known>,
     /// Those that a thread works on.
     busy: BTreeSet<AttachmentId>,
+    /// Those whose addresses are being found out. Their records say `adding`: the next daemon takes them back, since whoever
+    /// was to bring the addresses cannot know what became of the interface.
+    awaiting: BTreeSet<AttachmentId>,
     leases: Leases,
 }
 
@@ -108,6 +117,7 @@ impl Manager {
             store,
             all,
             busy: BTreeSet::new(),
+            awaiting: BTreeSet::new(),
             leases: Leases::restore(leases, sticky),
         };
         Ok(Self {
@@ -139,10 +149,9 @@ impl Manager {
     /// Which there are that nobody works on.
     pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
         let state = self.lock();
-        let wanted = state
-            .all
-            .iter()
-            .filter(|(id, known)| !state.busy.contains(*id) && wanted(known));
+        let wanted = state.all.iter().filter(|(id, known)| {
+            !state.busy.contains(*id) && !state.awaiting.contains(*id) && wanted(known)
+        });
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
@@ -167,16 +176,25 @@ impl Manager {
         if wanted.kind != AttachKind::VhostUser {
             self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
         }
+        let awaits = wanted.ipam == Ipam::Awaited;
         let known = self.enter(id, wanted, netns, standing)?;
+        if let Err(fault) = self.build(&known) {
+            return Err(self.take_back(&known, failed(fault)));
+        }
+        if awaits {
+            self.lock().awaiting.insert(id.clone());
+            self.release(id);
+            tracing::info!(attachment = %id, port = %known.attachment.port, "its addresses are awaited");
+            return Ok(known.attachment);
+        }
         let ready = known.at(AttachmentState::Ready);
-        let built = self.build(&known).map_err(failed);
-        if let Err(error) = built.and_then(|()| self.lock().put(ready.clone())) {
+        // A statement of its own: with the lock held nothing can be taken back.
+        let written = self.lock().put(ready.clone());
+        if let Err(error) = written {
             return Err(self.take_back(&known, error));
         }
         self.release(id);
-        let attachment = ready.attachment;
-        tracing::info!(attachment = %id, port = %attachment.port, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
-        Ok(attachment)
+        Ok(added(ready))
     }
 
     /// Waits until nobody works on this one, and takes away what was not completed; one that is complete is an error.
@@ -184,7 +202,9 @@ impl Manager {
         let state = self.idle(id);
         match state.all.get(id) {
             None => return Ok(state),
-            Some(there) if there.is_ready() => return Err(AttachError::Exists(id.clone())),
+            Some(there) if there.is_ready() || state.awaiting.contains(id) => {
+                return Err(AttachError::Exists(id.clone()));
+            }
             Some(_) => drop(state),
         }
         self.remove(id)?;
@@ -206,7 +226,7 @@ impl Manager {
         };
         let mut changes = Vec::new();
         let addresses = match &wanted.ipam {
-            Ipam::None => Addresses::default(),
+            Ipam::None | Ipam::Awaited => Addresses::default(),
             Ipam::Given(addresses) => addresses.clone(),
             Ipam::Pool { pool, wanted } => {
                 let (addresses, leased) =
@@ -253,38 +273,59 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives one other addresses and routes: those of a DHCP server, which is asked through its interface.
-    pub(crate) fn readdress(
+    /// Gives one that awaits them its addresses and routes: those of a DHCP server, which is asked through its interface.
+    /// The same once more is fine.
+    ///
+    /// A route whose place is another interface's in the pod is left out. Nobody here has chosen it: a DHCP server gives
+    /// everyone a default route, and a pod with several interfaces has one already.
+    pub(crate) fn give_addresses(
         &self,
         id: &AttachmentId,
         addresses: Addresses,
     ) -> Result<Attachment, AttachError> {
         let mut state = self.idle(id);
-        let known = state.all.get(id).filter(|known| known.is_ready()).cloned();
+        let known = state.all.get(id).cloned();
         let known = known.ok_or_else(|| AttachError::None(id.clone()))?;
-        if matches!(known.attachment.wanted.ipam, Ipam::Pool { .. }) || known.interface().is_none() {
-            return Err(AttachError::Invalid(format!(
-                "attachment {id} has its addresses from a pool, or no interface in the pod: they are not given from outside"
-            )));
+        if !state.awaiting.contains(id) {
+            let same = known.is_ready() && known.attachment.wanted.ipam == Ipam::Given(addresses);
+            return match (same, known.is_ready()) {
+                (true, _) => Ok(known.attachment),
+                (false, true) => Err(AttachError::NotAwaited(id.clone())),
+                (false, false) => Err(AttachError::None(id.clone())),
+            };
         }
-        let mut next = known.at(AttachmentState::Ready);
-        next.attachment.wanted.ipam = Ipam::Given(addresses.clone());
-        next.attachment.addresses = addresses;
-        // Written first: what a crash leaves out is put right as any difference is.
-        state.put(next.clone())?;
         state.busy.insert(id.clone());
         drop(state);
-        let set = self.ground.set_up(&next);
-        if set.is_ok() {
-            self.ground.announce(&next);
-        }
+        let ready = self.address(&known, addresses);
         self.release(id);
+        ready.map(added)
+    }
+
+    /// In the pod first: while they are not all there, the record is that of one which is taken back.
+    fn address(&self, known: &Known, addresses: Addresses) -> Result<Known, AttachError> {
+        let id = &known.attachment.id;
+        let mut ready = known.at(AttachmentState::Ready);
+        ready.attachment.wanted.ipam = Ipam::Given(addresses.clone());
+        ready.attachment.addresses = addresses;
+        let set = self.ground.taken_routes(&ready).and_then(|taken| {
+            for route in &taken {
+                tracing::info!(attachment = %id, to = %route.dst, "the pod has this route through another interface: it keeps that");
+            }
+            let routes = &mut ready.attachment.addresses.routes;
+            routes.retain(|route| !taken.contains(route));
+            self.ground.set_up(&ready)
+        });
         set.map_err(|fault| AttachError::Step {
             id: id.clone(),
             fault: Box::new(fault),
             left: true,
         })?;
-        Ok(next.attachment)
+        let mut state = self.lock();
+        state.put(ready.clone())?;
+        state.awaiting.remove(id);
+        drop(state);
+        self.ground.announce(&ready);
+        Ok(ready)
     }
 
     /// Takes one away; none: there was none.
@@ -297,6 +338,7 @@ impl Manager {
             known = known.at(AttachmentState::Removing);
             state.put(known.clone())?;
         }
+        state.awaiting.remove(id);
         state.busy.insert(id.clone());
         drop(state);
         let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
@@ -474,6 +516,13 @@ impl Manager {
         self.lock().busy.remove(id);
         self.done.notify_all();
     }
+}
+
+/// It is complete.
+fn added(ready: Known) -> Attachment {
+    let attachment = ready.attachment;
+    tracing::info!(attachment = %attachment.id, port = %attachment.port, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
+    attachment
 }
 
 fn record(known: &Known) -> Change {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use clearway_config::Name;
 use clearway_config::attach::{
-    Attach, AttachKind, AttachmentId, AttachmentState, Collect, Ipam, Segment, VhostSocket,
+    Addresses, Attach, AttachKind, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment, VhostSocket,
 };
 
 use super::ground::{Fault, Ground};
@@ -113,6 +113,9 @@ impl<G: Ground> Ground for Scripted<G> {
     }
     fn set_up(&self, known: &Known) -> Result<(), Fault> {
         self.step("set_up", |ground| ground.set_up(known))
+    }
+    fn taken_routes(&self, known: &Known) -> Result<Vec<Route>, Fault> {
+        self.ground.taken_routes(known)
     }
     fn make_folder(&self, known: &Known) -> Result<(), Fault> {
         self.step("make_folder", |ground| ground.make_folder(known))
@@ -399,6 +402,144 @@ fn a_daemon_that_ends_at_any_step_is_followed_by_one_that_leaves_all_or_nothing(
         });
         assert!(ends >= 4, "{kind}: {ends}");
     }
+}
+
+/// What a DHCP server gives; the second route is one that the pod may have already.
+fn lease() -> Addresses {
+    let lease = serde_json::json!({
+        "ips": [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}],
+        "routes": [{"dst": "10.99.0.0/16"}, {"dst": "0.0.0.0/0", "gw": "10.9.0.1"}]
+    });
+    serde_json::from_value(lease).expect("addresses")
+}
+
+fn awaiting(scene: &Scene) -> Attach {
+    Attach {
+        ipam: Ipam::Awaited,
+        ..scene.wanted(AttachKind::Veth)
+    }
+}
+
+/// Its record, its port and its interface: there is no lease of ours.
+fn parts(scene: &mut Scene) -> [bool; 3] {
+    let [record, port, thing, _] = scene.traces(AttachKind::Veth);
+    [record, port, thing]
+}
+
+#[test]
+fn one_that_awaits_addresses_is_complete_when_it_has_them() {
+    let scene = Scene::new();
+    let added = scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
+    assert_eq!(
+        (added.state, &added.addresses),
+        (AttachmentState::Adding, &Addresses::default())
+    );
+    assert_eq!(
+        scene.pod.ip("link show dev net1")[0]["flags"]
+            .to_string()
+            .matches("\"UP\"")
+            .count(),
+        1
+    );
+    // It waits as long as the daemon lives, and is nobody else's.
+    scene.daemon.finish();
+    let again = scene.daemon.add(&id("c"), awaiting(&scene));
+    assert!(matches!(again, Err(AttachError::Exists(_))), "{again:?}");
+    // The pod's default route through another interface stays.
+    for line in [
+        "ip link add eth0 type veth peer name eth1",
+        "ip address add 10.200.0.2/24 dev eth0",
+        "ip link set dev eth0 up",
+        "ip route add default via 10.200.0.1",
+    ] {
+        scene.pod.sh(line);
+    }
+    let given = scene
+        .daemon
+        .give_addresses(&id("c"), lease())
+        .expect("it has them");
+    let taken = Addresses {
+        routes: lease().routes[..1].to_vec(),
+        ..lease()
+    };
+    assert_eq!((given.state, &given.addresses), (AttachmentState::Ready, &taken));
+    assert_eq!(
+        scene.daemon.look(&id("c")).expect("it is there").problems,
+        [""; 0]
+    );
+    let again = scene.daemon.give_addresses(&id("c"), lease());
+    assert_eq!(again.expect("the same once more"), given);
+    let other = scene.daemon.give_addresses(&id("c"), taken);
+    assert!(matches!(other, Err(AttachError::NotAwaited(_))), "{other:?}");
+    let none = scene.daemon.give_addresses(&id("d"), lease());
+    assert!(matches!(none, Err(AttachError::None(_))), "{none:?}");
+    let mut socket = scene.wanted(AttachKind::VhostUser);
+    socket.ipam = Ipam::Awaited;
+    let socket = scene.daemon.add(&id("d"), socket);
+    assert!(matches!(socket, Err(AttachError::Invalid(_))), "{socket:?}");
+}
+
+#[test]
+fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
+    let mut scene = Scene::new();
+    let work = |scene: &Scene| {
+        scene.daemon.add(&id("c"), awaiting(scene))?;
+        scene.daemon.give_addresses(&id("c"), lease())
+    };
+    for plan in [Plan::Fails as fn(usize) -> Plan, Plan::Lies] {
+        let steps = every(plan, |plan| {
+            scene.script.play(plan);
+            let given = work(&scene);
+            let tried = scene.script.steps();
+            scene.script.play(Plan::Nothing);
+            // Where the addresses could not be given the plugin takes it back, while the interface is there.
+            if given.is_err() && !scene.daemon.list().is_empty() {
+                assert_eq!(parts(&mut scene), [true; 3], "{plan:?}: {given:?}");
+            }
+            scene.daemon.remove(&id("c")).expect("nothing fails now");
+            assert_eq!(scene.traces(AttachKind::Veth), NOTHING, "{plan:?}: {given:?}");
+            tried
+        });
+        assert!(
+            steps >= 6,
+            "record, interface, settings, port, addresses, record: {steps}"
+        );
+        // Taking it back fails at each step.
+        every(plan, |plan| {
+            scene.script.play(Plan::Nothing);
+            scene
+                .daemon
+                .add(&id("c"), awaiting(&scene))
+                .expect("nothing fails now");
+            scene.script.play(plan);
+            let removed = scene.daemon.remove(&id("c"));
+            let tried = scene.script.steps();
+            scene.script.play(Plan::Nothing);
+            scene.daemon.finish();
+            assert_eq!(scene.traces(AttachKind::Veth), NOTHING, "{plan:?}: {removed:?}");
+            tried
+        });
+    }
+    every(Plan::Ends, |plan| {
+        scene.script.play(plan);
+        let given = work(&scene).is_ok();
+        let tried = scene.script.steps();
+        every(Plan::Ends, |again| {
+            scene.restart(again);
+            scene.script.steps()
+        });
+        scene.restart(Plan::Nothing);
+        let there = parts(&mut scene);
+        assert!(
+            there == [true; 3] || !given && there == [false; 3],
+            "{plan:?}: {there:?}"
+        );
+        // Whoever was to bring the addresses is told.
+        let told = scene.daemon.give_addresses(&id("c"), lease());
+        assert_eq!(told.is_ok(), there == [true; 3], "{told:?}");
+        scene.daemon.remove(&id("c")).expect("nothing fails now");
+        tried
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use clearway_config::attach::Addresses;
+use clearway_config::attach::{Addresses, Route};
 use clearway_wire::MacAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -90,6 +90,26 @@ impl Pod {
             self.add_route(link.ifindex, &route, EXCL)?;
         }
         Ok(())
+    }
+
+    /// Those routes whose place is that of a route through another interface: the kernel would not take them.
+    pub(crate) fn taken_routes(
+        &mut self,
+        interface: &str,
+        addresses: &Addresses,
+    ) -> Result<Vec<Route>, PodError> {
+        let ifindex = self.link(interface)?.ifindex;
+        let there = self.routes(None)?;
+        let taken = |wanted: &PodRoute| {
+            let mut others = there.iter().filter(|(through, _)| *through != ifindex);
+            others.any(|(_, route)| route.is_in_place_of(wanted))
+        };
+        let wanted = settings::routes(addresses);
+        let both = addresses.routes.iter().zip(&wanted);
+        Ok(both
+            .filter(|(_, wanted)| taken(wanted))
+            .map(|(route, _)| route.clone())
+            .collect())
     }
 
     /// Whether nothing has this name: what is there already is somebody else's.

@@ -152,6 +152,9 @@ fn what_stands_in_the_way_is_named() {
     container.sh("ip route add default via 172.16.0.1");
     container.sh("ip route add blackhole 192.0.2.0/24");
     let mut pod = enter(&container);
+    let theirs = pod.taken_routes("eth0", &usual()).expect("listed");
+    let default = |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4();
+    assert!(theirs.len() == 1 && default(&theirs[0]), "{theirs:?}");
     let taken = pod
         .set_up("eth0", &usual())
         .expect_err("there is a default route");
