@@ -42,7 +42,7 @@ pub use port::{
     BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
     XdpMode,
 };
-pub use problem::Problem;
+pub use problem::{PoolProblem, Problem};
 pub use read::WriteError;
 pub use reference::reference_markdown;
 pub use schema::json_schema;
