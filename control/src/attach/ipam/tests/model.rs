@@ -50,6 +50,9 @@ const POOL: &str = "  p:
 ";
 
 impl Model {
+    /// The addresses that are reserved.
+    const KEPT: [&str; 3] = ["10.9.0.4", "10.9.0.14", "fd00::8"];
+
     fn has(&self, ip: IpAddr) -> bool {
         self.held.iter().any(|held| held.2.contains(&ip))
     }
@@ -82,7 +85,7 @@ impl Model {
         if self.has(ip) {
             return false;
         }
-        let kept = ["10.9.0.4", "10.9.0.14", "fd00::8"].map(|text| text.parse::<IpAddr>().unwrap());
+        let kept = Self::KEPT.map(super::ip);
         let kept = kept
             .into_iter()
             .find(|kept| kept.is_ipv4() == ipv4 && Self::kept(*kept) == pod);
@@ -156,54 +159,58 @@ fn who(container: u8, pod: Option<u8>) -> Holder {
     )
 }
 
+/// Asks both, with a certain address or without.
+fn allocate(
+    step: &Step,
+    (container, pod, wanted): (u8, Option<u8>, Option<u8>),
+    leases: &mut Leases,
+    model: &mut Model,
+    pools: &BTreeMap<Name, AddressPool>,
+) {
+    let ask: Vec<_> = wanted.iter().map(|n| IpAddr::from([10, 9, 0, *n])).collect();
+    let there = model.held.iter().any(|held| held.0 == container);
+    match leases.allocate(pools, None, &who(container, pod), &ask) {
+        Ok((addresses, _)) => {
+            let ips = ips(&addresses);
+            assert!(!there);
+            if ask.is_empty() {
+                assert_eq!(ips.len(), 2);
+                for ip in &ips {
+                    assert!(model.may(pod, *ip), "{step:?} got {ip} of {model:?}");
+                }
+            } else {
+                assert_eq!(ips, ask);
+                for ip in &ips {
+                    assert!(!model.has(*ip));
+                    let kept = Model::kept(*ip);
+                    assert!(kept.is_some_and(|kept| Some(kept) == pod) || Model::all(true).contains(ip));
+                }
+            }
+            model.give(container, pod, &ips);
+        }
+        Err(error) if there => assert!(matches!(error, IpamError::Leased { .. }), "{error}"),
+        Err(error) if ask.is_empty() => {
+            let none = |ipv4: bool| {
+                let kept = Model::KEPT.map(ip).into_iter().filter(|ip| ip.is_ipv4() == ipv4);
+                let mut all = Model::all(ipv4).into_iter().chain(kept);
+                !all.any(|ip| model.may(pod, ip))
+            };
+            assert!(none(true) || none(false), "{step:?} got {error} of {model:?}");
+        }
+        Err(error) => {
+            let ip = ask[0];
+            let right = model.has(ip)
+                || !Model::all(true).contains(&ip) && Model::kept(ip) != pod
+                || Model::kept(ip).is_none() && !Model::all(true).contains(&ip);
+            assert!(right, "{step:?} got {error} of {model:?}");
+        }
+    }
+}
+
 fn run(step: &Step, leases: &mut Leases, model: &mut Model, pools: &BTreeMap<Name, AddressPool>) {
     match step {
         Step::Allocate(container, pod, wanted) => {
-            let ask: Vec<_> = wanted.iter().map(|n| IpAddr::from([10, 9, 0, *n])).collect();
-            let there = model.held.iter().any(|held| held.0 == *container);
-            match leases.allocate(pools, None, &who(*container, *pod), &ask) {
-                Ok((addresses, _)) => {
-                    let ips = ips(&addresses);
-                    assert!(!there);
-                    if ask.is_empty() {
-                        assert_eq!(ips.len(), 2);
-                        for ip in &ips {
-                            assert!(model.may(*pod, *ip), "{step:?} got {ip} of {model:?}");
-                        }
-                    } else {
-                        assert_eq!(ips, ask);
-                        for ip in &ips {
-                            assert!(!model.has(*ip));
-                            let kept = Model::kept(*ip);
-                            assert!(
-                                kept.is_some_and(|kept| Some(kept) == *pod) || Model::all(true).contains(ip)
-                            );
-                        }
-                    }
-                    model.give(*container, *pod, &ips);
-                }
-                Err(error) if there => assert!(matches!(error, IpamError::Leased { .. }), "{error}"),
-                Err(error) if ask.is_empty() => {
-                    let none = |ipv4: bool| {
-                        let mut all = Model::all(ipv4);
-                        all.extend(
-                            ["10.9.0.4", "10.9.0.14", "fd00::8"]
-                                .map(ip)
-                                .iter()
-                                .filter(|ip| ip.is_ipv4() == ipv4),
-                        );
-                        !all.into_iter().any(|ip| model.may(*pod, ip))
-                    };
-                    assert!(none(true) || none(false), "{step:?} got {error} of {model:?}");
-                }
-                Err(error) => {
-                    let ip = ask[0];
-                    let right = model.has(ip)
-                        || !Model::all(true).contains(&ip) && Model::kept(ip) != *pod
-                        || Model::kept(ip).is_none() && !Model::all(true).contains(&ip);
-                    assert!(right, "{step:?} got {error} of {model:?}");
-                }
-            }
+            allocate(step, (*container, *pod, *wanted), leases, model, pools);
         }
         Step::Release(container) => {
             leases.release(&who(*container, None).id);
