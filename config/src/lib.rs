@@ -28,6 +28,7 @@ mod schema;
 mod short;
 mod spec;
 mod tree;
+mod url;
 mod validate;
 mod values;
 
@@ -48,6 +49,7 @@ pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
 pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use url::path_segment;
 pub use validate::HostFacts;
 pub use values::{
     Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, Permissions, PortKind, Queues, TrunkItem,
