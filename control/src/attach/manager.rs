@@ -55,6 +55,16 @@ pub(crate) enum AttachError {
     },
 }
 
+impl AttachError {
+    fn step(id: &AttachmentId, fault: Fault, left: bool) -> Self {
+        Self::Step {
+            id: id.clone(),
+            fault: Box::new(fault),
+            left,
+        }
+    }
+}
+
 /// All attachments.
 pub(crate) struct Manager {
     state: Mutex<State>,
@@ -155,11 +165,7 @@ impl Manager {
     /// Makes one.
     pub(crate) fn add(&self, id: &AttachmentId, wanted: Attach) -> Result<Attachment, AttachError> {
         known::check(id, &wanted).map_err(AttachError::Invalid)?;
-        let failed = |fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: false,
-        };
+        let failed = |fault| AttachError::step(id, fault, false);
         let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
         drop(self.vacant(id)?);
@@ -279,11 +285,7 @@ impl Manager {
             self.ground.announce(&next);
         }
         self.release(id);
-        set.map_err(|fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: true,
-        })?;
+        set.map_err(|fault| AttachError::step(id, fault, true))?;
         Ok(next.attachment)
     }
 
@@ -299,11 +301,8 @@ impl Manager {
         }
         state.busy.insert(id.clone());
         drop(state);
-        let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: true,
-        });
+        let result = self.dismantle(&known);
+        let result = result.map_err(|fault| AttachError::step(id, fault, true));
         let result = result.and_then(|()| self.forget(id));
         self.release(id);
         result?;
@@ -386,10 +385,10 @@ impl Manager {
         self.note(id, &problems);
         self.release(id);
         // What is known already, and could not be helped, is no news.
-        match known.attachment.problems.starts_with(&found) {
-            true => Vec::new(),
-            false => found,
+        if known.attachment.problems.starts_with(&found) {
+            return Vec::new();
         }
+        found
     }
 
     fn note(&self, id: &AttachmentId, problems: &[String]) {
