@@ -151,22 +151,26 @@ impl Daemon {
 
     /// Makes an attachment.
     pub fn attach(&self, id: &AttachmentId, wanted: &Attach) -> Result<Attachment, DaemonError> {
-        self.json(Method::PUT, &path(id), Some(wanted))
+        self.json(Method::PUT, &id.api_path(), Some(wanted))
     }
 
     /// Gives an attachment the addresses that an IPAM plugin found out through its interface.
     pub fn set_addresses(&self, id: &AttachmentId, addresses: &Addresses) -> Result<Attachment, DaemonError> {
-        self.json(Method::PUT, &format!("{}/addresses", path(id)), Some(addresses))
+        self.json(
+            Method::PUT,
+            &format!("{}/addresses", id.api_path()),
+            Some(addresses),
+        )
     }
 
     /// Looks an attachment up; the daemon compares it with what is there.
     pub fn attachment(&self, id: &AttachmentId) -> Result<Attachment, DaemonError> {
-        self.json(Method::GET, &path(id), None::<&()>)
+        self.json(Method::GET, &id.api_path(), None::<&()>)
     }
 
     /// Removes an attachment; one that is not there is no error.
     pub fn detach(&self, id: &AttachmentId) -> Result<Removed, DaemonError> {
-        self.json(Method::DELETE, &path(id), None::<&()>)
+        self.json(Method::DELETE, &id.api_path(), None::<&()>)
     }
 
     /// Removes all attachments of a network but these.
@@ -257,28 +261,6 @@ impl Daemon {
     }
 }
 
-fn path(id: &AttachmentId) -> String {
-    format!(
-        "/v1/attachments/{}/{}",
-        segment(&id.container),
-        segment(&id.interface)
-    )
-}
-
-/// A name as one segment of a path (RFC 3986 §3.3): the kernel takes `%`, `?` and `#` in an interface's name.
-fn segment(name: &str) -> String {
-    let mut text = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(byte));
-            }
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,10 +290,5 @@ mod tests {
             assert_eq!(told.code, number, "{code}");
             assert!(told.details.contains("it is so; mtu: too big"), "{told}");
         }
-    }
-
-    #[test]
-    fn names_are_one_segment() {
-        assert_eq!(segment("a?b#c%é"), "a%3Fb%23c%25%C3%A9");
     }
 }

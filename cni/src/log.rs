@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::SystemTime;
 
 /// How much is written. The words are those of sriov-cni and userspace-cni.
@@ -36,9 +35,11 @@ impl Level {
         ("verbose", Self::Verbose),
     ];
 
-    /// The level of this word.
+    /// The level of this word, in capitals or not.
     pub fn parse(word: &str) -> Option<Self> {
-        let found = Self::WORDS.iter().find(|(known, _)| *known == word);
+        let found = Self::WORDS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(word));
         found.map(|(_, level)| *level)
     }
 }
@@ -47,7 +48,7 @@ impl Level {
 #[derive(Debug, Default)]
 pub struct Log {
     level: Level,
-    file: Option<Mutex<File>>,
+    file: Option<File>,
     about: String,
 }
 
@@ -67,7 +68,7 @@ impl Log {
             .mode(0o640)
             .open(path)
         {
-            Ok(file) => log.file = Some(Mutex::new(file)),
+            Ok(file) => log.file = Some(file),
             Err(error) => log.warning(&format!(
                 "logFile {path:?} cannot be opened ({error}): stderr it is"
             )),
@@ -103,10 +104,7 @@ impl Log {
         let line = format!("{time} {word} clearway-cni {}: {text}\n", self.about);
         // A log that cannot be written is no reason to fail.
         let _ = match &self.file {
-            Some(file) => match file.lock() {
-                Ok(mut file) => file.write_all(line.as_bytes()),
-                Err(_) => Ok(()),
-            },
+            Some(file) => (&*file).write_all(line.as_bytes()),
             None => io::stderr().write_all(line.as_bytes()),
         };
     }
@@ -133,6 +131,8 @@ mod tests {
     #[test]
     fn words_are_known() {
         assert_eq!(Level::parse("warning"), Some(Level::Warning));
+        // As in the check of the whole configuration.
+        assert_eq!(Level::parse("Debug"), Some(Level::Debug));
         assert_eq!(Level::parse("loud"), None);
     }
 }

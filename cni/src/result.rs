@@ -26,8 +26,8 @@ pub struct CniResult {
     #[serde(deserialize_with = "or_default")]
     pub ips: Vec<Ip>,
     /// All routes.
-    #[serde(deserialize_with = "or_default")]
-    pub routes: Vec<CniRoute>,
+    #[serde(deserialize_with = "routes")]
+    pub routes: Vec<Route>,
     /// Settings of name resolution.
     #[serde(deserialize_with = "or_default")]
     pub dns: Dns,
@@ -62,6 +62,18 @@ pub struct Interface {
     pub pci_id: String,
 }
 
+impl Interface {
+    /// What of it versions before 1.1.0 know.
+    fn old(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            mac: self.mac.clone(),
+            sandbox: self.sandbox.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// An address of a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ip {
@@ -77,29 +89,6 @@ pub struct Ip {
     /// The place of its interface in the list of them, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
-}
-
-/// A route of a result. Its fields are those of [`Route`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "see Route")]
-pub struct CniRoute {
-    pub dst: IpNet,
-    #[serde(
-        default,
-        deserialize_with = "address_or_empty",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub gw: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advmss: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub table: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<u8>,
 }
 
 /// `dns` of a network and of a result.
@@ -130,8 +119,39 @@ struct OldIp {
     ip: IpNet,
     #[serde(default, deserialize_with = "address_or_empty")]
     gateway: Option<IpAddr>,
-    #[serde(default, deserialize_with = "or_default")]
-    routes: Vec<CniRoute>,
+    #[serde(default, deserialize_with = "routes")]
+    routes: Vec<Route>,
+}
+
+/// A [`Route`] as plugins write them: with fields that are no route's, and empty texts.
+#[derive(Deserialize)]
+struct ForeignRoute {
+    dst: IpNet,
+    #[serde(default, deserialize_with = "address_or_empty")]
+    gw: Option<IpAddr>,
+    mtu: Option<u32>,
+    advmss: Option<u32>,
+    priority: Option<u32>,
+    table: Option<u32>,
+    scope: Option<u8>,
+}
+
+impl From<ForeignRoute> for Route {
+    fn from(route: ForeignRoute) -> Self {
+        Self {
+            dst: route.dst,
+            gw: route.gw,
+            mtu: route.mtu,
+            advmss: route.advmss,
+            priority: route.priority,
+            table: route.table,
+            scope: route.scope,
+        }
+    }
+}
+
+fn routes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Route>, D::Error> {
+    or_default::<D, Vec<ForeignRoute>>(from).map(|routes| routes.into_iter().map(Route::from).collect())
 }
 
 /// `null` is what it would be if it were absent: programs in Go write that for empty lists.
@@ -183,52 +203,34 @@ impl CniResult {
         let newest = version >= CniVersion::V1_1_0;
         let mut out = json!({ "cniVersion": version.as_str() });
         if !self.interfaces.is_empty() {
-            out["interfaces"] = self
-                .interfaces
-                .iter()
-                .map(|interface| {
-                    let Interface {
-                        name, mac, sandbox, ..
-                    } = interface.clone();
-                    let old = Interface {
-                        name,
-                        mac,
-                        sandbox,
-                        ..Interface::default()
-                    };
-                    json!(if newest { interface } else { &old })
-                })
-                .collect();
+            let told = |interface: &Interface| {
+                if newest {
+                    json!(interface)
+                } else {
+                    json!(interface.old())
+                }
+            };
+            out["interfaces"] = self.interfaces.iter().map(told).collect();
         }
         if !self.ips.is_empty() {
-            out["ips"] = self
-                .ips
-                .iter()
-                .map(|ip| {
-                    let mut told = json!(ip);
-                    if version < CniVersion::V1_0_0 {
-                        told["version"] = if ip.address.addr().is_ipv4() { "4" } else { "6" }.into();
-                    }
-                    told
-                })
-                .collect();
+            let told = |ip: &Ip| {
+                let mut told = json!(ip);
+                if version < CniVersion::V1_0_0 {
+                    told["version"] = if ip.address.addr().is_ipv4() { "4" } else { "6" }.into();
+                }
+                told
+            };
+            out["ips"] = self.ips.iter().map(told).collect();
         }
         if !self.routes.is_empty() {
-            out["routes"] = self
-                .routes
-                .iter()
-                .map(|route| {
-                    let old = CniRoute {
-                        mtu: None,
-                        advmss: None,
-                        priority: None,
-                        table: None,
-                        scope: None,
-                        ..route.clone()
-                    };
-                    json!(if newest { route } else { &old })
-                })
-                .collect();
+            let told = |route: &Route| {
+                if newest {
+                    json!(route)
+                } else {
+                    json!(old_route(route))
+                }
+            };
+            out["routes"] = self.routes.iter().map(told).collect();
         }
         if !self.dns.is_empty() {
             out["dns"] = json!(self.dns);
@@ -244,7 +246,7 @@ impl CniResult {
         };
         Addresses {
             ips: self.ips.iter().map(ip).collect(),
-            routes: self.routes.iter().map(Route::from).collect(),
+            routes: self.routes.clone(),
         }
     }
 
@@ -258,56 +260,22 @@ impl CniResult {
             gateway: ip.gateway,
             interface: ours,
         }));
-        self.routes.extend(addresses.routes.iter().map(CniRoute::from));
+        self.routes.extend_from_slice(&addresses.routes);
         if !dns.is_empty() {
             self.dns = dns.clone();
         }
     }
 }
 
-impl From<&CniRoute> for Route {
-    fn from(route: &CniRoute) -> Self {
-        let CniRoute {
-            dst,
-            gw,
-            mtu,
-            advmss,
-            priority,
-            table,
-            scope,
-        } = *route;
-        Self {
-            dst,
-            gw,
-            mtu,
-            advmss,
-            priority,
-            table,
-            scope,
-        }
-    }
-}
-
-impl From<&Route> for CniRoute {
-    fn from(route: &Route) -> Self {
-        let Route {
-            dst,
-            gw,
-            mtu,
-            advmss,
-            priority,
-            table,
-            scope,
-        } = *route;
-        Self {
-            dst,
-            gw,
-            mtu,
-            advmss,
-            priority,
-            table,
-            scope,
-        }
+/// What of a route versions before 1.1.0 know.
+fn old_route(route: &Route) -> Route {
+    Route {
+        mtu: None,
+        advmss: None,
+        priority: None,
+        table: None,
+        scope: None,
+        ..*route
     }
 }
 

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::values::{Permissions, TrunkItem};
-use crate::{Name, RateLimit};
+use crate::{Name, RateLimit, path_segment};
 
 /// Which attachment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,6 +26,14 @@ pub struct AttachmentId {
     pub container: String,
     /// The name of the interface in the container (`CNI_IFNAME`).
     pub interface: String,
+}
+
+impl AttachmentId {
+    /// Its path in the daemon's API.
+    pub fn api_path(&self) -> String {
+        let (container, interface) = (path_segment(&self.container), path_segment(&self.interface));
+        format!("/v1/attachments/{container}/{interface}")
+    }
 }
 
 impl fmt::Display for AttachmentId {

@@ -28,6 +28,7 @@ mod schema;
 mod short;
 mod spec;
 mod tree;
+mod url;
 mod validate;
 mod values;
 
@@ -42,12 +43,13 @@ pub use port::{
     BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
     XdpMode,
 };
-pub use problem::Problem;
+pub use problem::{PoolProblem, Problem};
 pub use read::WriteError;
 pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
 pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use url::path_segment;
 pub use validate::HostFacts;
 pub use values::{
     Damping, DscpPolicy, MoveDamping, PcpPolicy, Period, Permissions, PortKind, Queues, TrunkItem,

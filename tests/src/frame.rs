@@ -184,6 +184,31 @@ pub fn payload(n: u32, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// A frame in VXLAN with VNI 100 (RFC 7348 §5), from and to a host's MAC and IPv4 address; 0 is the UDP source port of
+/// what [`without_vxlan_flow`] gives.
+pub fn vxlan(dst: (Mac, [u8; 4]), src: (Mac, [u8; 4]), port: u16, checksum: bool, inner: &[u8]) -> Vec<u8> {
+    // The I flag, and the VNI.
+    let payload = [&[8, 0, 0, 0, 0, 0, 100, 0], inner].concat();
+    let builder = PacketBuilder::ethernet2(src.0.0, dst.0.0)
+        .ipv4(src.1, dst.1, 64)
+        .udp(port, 4789);
+    let mut bytes = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut bytes, &payload).expect("a frame that fits");
+    if !checksum {
+        bytes[40..42].fill(0);
+    }
+    bytes
+}
+
+/// Takes the UDP source port out of a frame in VXLAN over IPv4: it is the inner flow's, of the range for that.
+#[track_caller]
+pub fn without_vxlan_flow(mut frame: Vec<u8>) -> Vec<u8> {
+    let port = u16::from_be_bytes([frame[34], frame[35]]);
+    assert!(port >= 49152, "source port {port}");
+    frame[34..36].fill(0);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use clearway_tests::{Container, Daemon, Node, ready, wait_for};
 use serde_json::{Value, json};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -44,17 +45,14 @@ fn fields(node: &Node, n: usize) -> Value {
 fn delete_all(node: &Node, containers: &[Container]) {
     for (n, container) in containers.iter().enumerate() {
         let network = node.network("1.0.0", fields(node, n));
-        let mut last = None;
         let end = Instant::now() + SOON;
         while let Err(failure) = network.del(container) {
             assert!(
                 Instant::now() < end,
                 "{container:?} cannot be deleted: {failure:?}"
             );
-            last = Some(failure);
             std::thread::sleep(Duration::from_millis(100));
         }
-        drop(last);
     }
 }
 
@@ -90,6 +88,14 @@ fn assert_gone(node: &Node, mut daemon: Daemon<'_>) {
     daemon.stop();
 }
 
+/// ADDs of all containers, then DELs of all, and again: the one of this round, and what it is.
+fn start_one(node: &Node, containers: &[Container], round: usize) -> (&'static str, Child) {
+    let n = round % containers.len();
+    let verb = ["ADD", "DEL"][round / containers.len() % 2];
+    let network = node.network("1.0.0", fields(node, n));
+    (verb, network.start(verb, &containers[n]))
+}
+
 #[test]
 fn plugins_are_killed() {
     if !ready() {
@@ -101,14 +107,7 @@ fn plugins_are_killed() {
     let mut moments = Moments(0x1234_5678_9abc_def1);
     let mut unfinished = 0;
     for round in 0..60 {
-        let n = round % containers.len();
-        let network = node.network("1.0.0", fields(&node, n));
-        let verb = if round / containers.len() % 2 == 0 {
-            "ADD"
-        } else {
-            "DEL"
-        };
-        let mut plugin = network.start(verb, &containers[n]);
+        let (_, mut plugin) = start_one(&node, &containers, round);
         std::thread::sleep(moments.next());
         unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
         let _ = plugin.kill();
@@ -116,7 +115,7 @@ fn plugins_are_killed() {
     }
     assert!(
         unfinished > 10,
-        "most must be killed in the middle: {unfinished} of 60"
+        "more must be killed in the middle: {unfinished} of 60"
     );
     delete_all(&node, &containers);
     assert_gone(&node, daemon);
@@ -133,14 +132,7 @@ fn daemons_are_killed() {
     let mut moments = Moments(0x0fed_cba9_8765_4321);
     let mut unfinished = 0;
     for round in 0..60 {
-        let n = round % containers.len();
-        let network = node.network("1.0.0", fields(&node, n));
-        let verb = if round / containers.len() % 2 == 0 {
-            "ADD"
-        } else {
-            "DEL"
-        };
-        let mut plugin = network.start(verb, &containers[n]);
+        let (verb, mut plugin) = start_one(&node, &containers, round);
         std::thread::sleep(moments.next());
         unfinished += u32::from(matches!(plugin.try_wait(), Ok(None)));
         daemon.kill();
@@ -152,7 +144,7 @@ fn daemons_are_killed() {
     }
     assert!(
         unfinished > 10,
-        "most must be killed in the middle: {unfinished} of 60"
+        "more must be killed in the middle: {unfinished} of 60"
     );
     delete_all(&node, &containers);
     assert_gone(&node, daemon);

@@ -9,7 +9,6 @@
 
 use clearway_tests::frame::{self, EXPERIMENT, IPV4, Mac, Tag, ethernet};
 use clearway_tests::{Daemon, Ledger, Netns, Testpmd, ready};
-use etherparse::PacketBuilder;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -251,32 +250,9 @@ vteps:
             ];
             let (src, dst) = ends[usize::from(sent)];
             // A sender may have a checksum; ours has none unless it is told to.
-            vxlan(dst, src, if sent { 50000 } else { 0 }, sent, frame)
+            frame::vxlan(dst, src, if sent { 50000 } else { 0 }, sent, frame)
         },
-        seen_at_b: without_source_port,
+        seen_at_b: frame::without_vxlan_flow,
     };
     every_byte(&way, PLAIN);
-}
-
-/// A frame in VXLAN (RFC 7348 §5): the outer headers are etherparse's.
-fn vxlan(dst: (Mac, [u8; 4]), src: (Mac, [u8; 4]), port: u16, checksum: bool, inner: &[u8]) -> Vec<u8> {
-    // The I flag, and VNI 100.
-    let payload = [&[8, 0, 0, 0, 0, 0, 100, 0], inner].concat();
-    let builder = PacketBuilder::ethernet2(src.0.0, dst.0.0)
-        .ipv4(src.1, dst.1, 64)
-        .udp(port, 4789);
-    let mut bytes = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut bytes, &payload).expect("a frame that fits");
-    if !checksum {
-        bytes[40..42].fill(0);
-    }
-    bytes
-}
-
-/// Takes the UDP source port out of a frame: it is the inner flow's, of the range for that (RFC 7348 §5).
-fn without_source_port(mut frame: Vec<u8>) -> Vec<u8> {
-    let port = u16::from_be_bytes([frame[34], frame[35]]);
-    assert!(port >= 49152, "source port {port}");
-    frame[34..36].fill(0);
-    frame
 }

@@ -1,7 +1,7 @@
 //! VXLAN whose underlay our kernel knows nothing of: the next hop is configured. The uplink is a guest of the mock
 //! driver, which sees every byte, an interface, or a TAP.
 
-use clearway_tests::frame::{ARP, EXPERIMENT, Mac, ethernet, payload};
+use clearway_tests::frame::{ARP, EXPERIMENT, Mac, ethernet, payload, vxlan, without_vxlan_flow};
 use clearway_tests::{Daemon, Ledger, Netns, Ping, RawPort, Veth, Vxlan, ready, wait_for};
 use clearway_virtio_mock::{FrontEnd, Guest, GuestOptions, NetHeader, Queue, Shape, protocol};
 use std::path::Path;
@@ -63,34 +63,6 @@ fn inner(dst: Mac, src: Mac, len: usize) -> Vec<u8> {
     ethernet(dst, src, &[], EXPERIMENT, &payload(len as u32, len - 14))
 }
 
-/// The outer headers around a frame (RFC 7348 §5), but for the UDP source port, which is 0 here.
-fn outer(dst: (Mac, [u8; 4]), src: (Mac, [u8; 4]), inner: &[u8]) -> Vec<u8> {
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + 8 + 8 + inner.len() as u16).to_be_bytes());
-    // No identification, DF, TTL 64, UDP.
-    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    ip.extend(src.1);
-    ip.extend(dst.1);
-    let words = ip.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
-    let sum: u32 = words.sum();
-    let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    // UDP to port 4789 without a checksum; VXLAN with the I flag and VNI 100.
-    let mut bytes = [&dst.0.0[..], &src.0.0, &[8, 0], &ip, &[0, 0, 0x12, 0xb5]].concat();
-    bytes.extend((8 + 8 + inner.len() as u16).to_be_bytes());
-    bytes.extend([0, 0, 8, 0, 0, 0, 0, 0, 100, 0]);
-    bytes.extend(inner);
-    bytes
-}
-
-/// Takes the UDP source port out of a frame: it is the inner flow's, of the range for that (RFC 7348 §5).
-fn without_source_port(mut frame: Vec<u8>) -> Vec<u8> {
-    let port = u16::from_be_bytes([frame[34], frame[35]]);
-    assert!(port >= 49152, "source port {port}");
-    frame[34..36].fill(0);
-    frame
-}
-
 fn config(uplink: &str, a: &Path, vtep: &str) -> String {
     format!(
         "ports:
@@ -131,12 +103,12 @@ fn a_guest_is_the_uplink() {
     for len in sizes {
         let frame = inner(THERE, HERE, len);
         a.send(&frame);
-        let wanted = outer((NEXT_HOP, REMOTE), (OURS, LOCAL), &frame);
-        assert_eq!(without_source_port(b.receive()), wanted, "{len} bytes into VXLAN");
+        let wanted = vxlan((NEXT_HOP, REMOTE), (OURS, LOCAL), 0, false, &frame);
+        assert_eq!(without_vxlan_flow(b.receive()), wanted, "{len} bytes into VXLAN");
     }
     for len in sizes {
         let frame = inner(HERE, THERE, len);
-        let mut sent = outer((OURS, LOCAL), (NEXT_HOP, REMOTE), &frame);
+        let mut sent = vxlan((OURS, LOCAL), (NEXT_HOP, REMOTE), 0, false, &frame);
         sent[34] = 0xc1;
         b.send(&sent);
         assert_eq!(a.receive(), frame, "{len} bytes out of VXLAN");
@@ -196,10 +168,10 @@ fn an_interface_is_the_uplink_without_a_route_or_an_address() {
     let frame = inner(THERE, HERE, 1450);
     a.send(&frame);
     let sent = wire.find("a frame in VXLAN", |frame| frame[12..14] == [8, 0]);
-    let wanted = outer((NEXT_HOP, REMOTE), (OURS, LOCAL), &frame);
-    assert_eq!(without_source_port(sent), wanted);
+    let wanted = vxlan((NEXT_HOP, REMOTE), (OURS, LOCAL), 0, false, &frame);
+    assert_eq!(without_vxlan_flow(sent), wanted);
     let frame = inner(HERE, THERE, 1450);
-    wire.send(&outer((OURS, LOCAL), (NEXT_HOP, REMOTE), &frame));
+    wire.send(&vxlan((OURS, LOCAL), (NEXT_HOP, REMOTE), 0, false, &frame));
     assert_eq!(a.receive(), frame);
     daemon.stop();
 }

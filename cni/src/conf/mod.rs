@@ -17,6 +17,7 @@ mod userspace;
 use std::fmt;
 use std::path::PathBuf;
 
+use clearway_config::Api;
 use clearway_config::attach::{AttachKind, AttachmentId};
 use serde_json::{Map, Value};
 
@@ -29,7 +30,7 @@ use crate::result::CniResult;
 use crate::version::CniVersion;
 
 /// Where the daemon listens when nothing else is said.
-pub const DAEMON_SOCKET: &str = "/run/clearway/clearway.sock";
+pub const DAEMON_SOCKET: &str = Api::DEFAULT_SOCKET;
 
 /// What `mode: auto` is for a container with a kernel stack; decided by measurement.
 pub const AUTO: Mode = Mode::Tap;

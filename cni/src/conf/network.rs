@@ -200,8 +200,7 @@ fn common(fields: &Fields) -> Result<(), ConfError> {
     for key in ["daemonSocket", "logFile"] {
         absolute(fields, key)?;
     }
-    let levels = Level::WORDS;
-    fields.word("logLevel", &levels).map(|_| ())?;
+    fields.word("logLevel", &Level::WORDS)?;
     fields.get::<String>("name", "text")?;
     fields.get::<String>("cniVersion", "text").map(|_| ())
 }

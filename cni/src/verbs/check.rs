@@ -1,6 +1,6 @@
 //! CHECK: what the daemon finds, what the runtime remembers, and what the network says, compared with each other.
 
-use clearway_config::attach::{Attachment, AttachmentState};
+use clearway_config::attach::{Attachment, AttachmentState, Route};
 
 use super::{Context, about};
 use crate::conf::{ConfError, Network};
@@ -65,8 +65,7 @@ fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
     findings
 }
 
-/// What the daemon has against what the runtime remembers. A later plugin of the chain may have changed routes, so one
-/// more is no finding, and neither is one that has another next hop now.
+/// What the daemon has against what the runtime remembers.
 fn compare(attachment: &Attachment, remembered: &CniResult, target: &Target) -> Vec<String> {
     let netns = target.netns.display().to_string();
     let name = &target.id.interface;
@@ -90,6 +89,14 @@ fn compare(attachment: &Attachment, remembered: &CniResult, target: &Target) -> 
     differ("MTU", &mtu, attachment.mtu.to_string());
     let socket = attachment.socket.as_ref().map(|path| path.display().to_string());
     differ("socket", &interface.socket_path, socket.unwrap_or_default());
+    findings.extend(compare_addresses(attachment, remembered, place));
+    findings
+}
+
+/// The same of addresses and routes; `place` is the interface's in `remembered`. A later plugin of the chain may have
+/// changed routes, so one more is no finding, and neither is one that has another next hop now.
+fn compare_addresses(attachment: &Attachment, remembered: &CniResult, place: usize) -> Vec<String> {
+    let mut findings = Vec::new();
     let listed: Vec<_> = remembered
         .ips
         .iter()
@@ -118,7 +125,7 @@ fn compare(attachment: &Attachment, remembered: &CniResult, target: &Target) -> 
         }
     }
     for found in &attachment.addresses.routes {
-        let listed = |route: &&crate::result::CniRoute| route.dst == found.dst;
+        let listed = |route: &&Route| route.dst == found.dst;
         if remembered.routes.iter().find(listed).is_none() {
             findings.push(format!("its route to {} is not in prevResult", found.dst));
         }

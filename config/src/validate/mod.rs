@@ -53,7 +53,8 @@ impl Spec {
 struct Findings(Vec<SemanticError>);
 
 impl Findings {
-    fn add(&mut self, path: Path, problem: Problem) {
+    fn add(&mut self, path: Path, problem: impl Into<Problem>) {
+        let problem = problem.into();
         self.0.push(SemanticError { path, problem });
     }
 

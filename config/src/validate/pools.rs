@@ -10,7 +10,7 @@ use super::{ADDRESS_POOL, Findings, entry};
 use crate::addresses::AddressRange;
 use crate::path::Path;
 use crate::pool::{AddressPool, PodName, PoolSubnet};
-use crate::problem::Problem;
+use crate::problem::PoolProblem;
 use crate::values::PortKind;
 use crate::{Name, Spec};
 
@@ -26,7 +26,7 @@ pub(super) fn check(spec: &Spec, findings: &mut Findings) {
 
 fn subnets(pool: &AddressPool, path: &Path, findings: &mut Findings) {
     if pool.subnets.is_empty() {
-        findings.add(path.clone(), Problem::PoolEmpty);
+        findings.add(path.clone(), PoolProblem::Empty);
     }
     let mut families: BTreeMap<bool, usize> = BTreeMap::new();
     for (i, subnet) in pool.subnets.iter().enumerate() {
@@ -34,7 +34,7 @@ fn subnets(pool: &AddressPool, path: &Path, findings: &mut Findings) {
         let first = *families.entry(subnet.is_ipv4()).or_insert(i);
         if first != i {
             let (subnet, other) = (subnet.subnet, pool.subnets[first].subnet);
-            findings.add(path.at("subnet"), Problem::PoolFamilyTwice { subnet, other });
+            findings.add(path.at("subnet"), PoolProblem::FamilyTwice { subnet, other });
         }
         if whole(subnet.subnet, &path.at("subnet"), findings) {
             self::subnet(pool, subnet, &path, findings);
@@ -51,12 +51,12 @@ fn is_fit(net: IpNet) -> bool {
 fn whole(net: IpNet, path: &Path, findings: &mut Findings) -> bool {
     let found = findings.0.len();
     if net.trunc() != net {
-        findings.add(path.clone(), Problem::SubnetBits { net });
+        findings.add(path.clone(), PoolProblem::SubnetBits { net });
     } else if !PoolSubnet::lengths(net).contains(&net.prefix_len()) {
         let lengths = PoolSubnet::lengths(net);
         findings.add(
             path.clone(),
-            Problem::SubnetLength {
+            PoolProblem::SubnetLength {
                 net,
                 min: *lengths.start(),
                 max: *lengths.end(),
@@ -84,13 +84,13 @@ fn subnet(pool: &AddressPool, subnet: &PoolSubnet, path: &Path, findings: &mut F
             .position(|other| other.both(range).is_some());
         if let Some(other) = other {
             let (range, other) = (*range, ranges.at(other));
-            findings.add(ranges.at(i), Problem::RangeOverlap { range, other });
+            findings.add(ranges.at(i), PoolProblem::RangeOverlap { range, other });
         }
     }
     for (i, range) in subnet.exclude.iter().enumerate() {
         if !AddressRange::of(net).contains_range(range) {
             let range = *range;
-            findings.add(path.at("exclude").at(i), Problem::RangeOutside { range, net });
+            findings.add(path.at("exclude").at(i), PoolProblem::RangeOutside { range, net });
         }
     }
     let reserved = pool
@@ -99,7 +99,7 @@ fn subnet(pool: &AddressPool, subnet: &PoolSubnet, path: &Path, findings: &mut F
         .flat_map(|reservation| &reservation.addresses);
     let nothing = subnet.available().is_empty() && !reserved.into_iter().any(|ip| net.contains(ip));
     if nothing && findings.0.len() == found {
-        findings.add(path.clone(), Problem::NothingLeft { net });
+        findings.add(path.clone(), PoolProblem::NothingLeft { net });
     }
 }
 
@@ -111,23 +111,23 @@ fn is_link_local(ip: IpAddr, net: IpNet) -> bool {
 /// Reports an address that no host of the subnet can have.
 fn host(ip: IpAddr, net: IpNet, path: &Path, findings: &mut Findings) {
     if !net.contains(&ip) {
-        findings.add(path.clone(), Problem::AddressOutside { ip, net });
+        findings.add(path.clone(), PoolProblem::AddressOutside { ip, net });
     } else if let Some(what) = no_host(AddressRange::one(ip), net) {
-        findings.add(path.clone(), Problem::NoHost { ip, net, what });
+        findings.add(path.clone(), PoolProblem::NoHost { ip, net, what });
     }
 }
 
 /// Reports a range with addresses that no host of the subnet can have.
 fn inside(range: AddressRange, net: IpNet, path: &Path, findings: &mut Findings) {
     if !AddressRange::of(net).contains_range(&range) {
-        findings.add(path.clone(), Problem::RangeOutside { range, net });
+        findings.add(path.clone(), PoolProblem::RangeOutside { range, net });
     } else if let Some(what) = no_host(range, net) {
         let ip = if range.contains(net.network()) {
             net.network()
         } else {
             net.broadcast()
         };
-        findings.add(path.clone(), Problem::NoHost { ip, net, what });
+        findings.add(path.clone(), PoolProblem::NoHost { ip, net, what });
     }
 }
 
@@ -149,25 +149,25 @@ fn routes(pool: &AddressPool, routes: &Path, findings: &mut Findings) {
     for (i, route) in pool.routes.iter().enumerate() {
         let (to, path) = (route.to, routes.at(i));
         if to.trunc() != to {
-            findings.add(path.at("to"), Problem::SubnetBits { net: to });
+            findings.add(path.at("to"), PoolProblem::SubnetBits { net: to });
         }
         let other = *first.entry(to).or_insert(i);
         if other != i {
             let other = routes.at(other);
-            findings.add(path.at("to"), Problem::RouteTwice { to, other });
+            findings.add(path.at("to"), PoolProblem::RouteTwice { to, other });
         }
         let ipv4 = to.network().is_ipv4();
         let subnet = pool.subnets.iter().find(|subnet| subnet.is_ipv4() == ipv4);
         match (subnet, route.via) {
             (None, _) if pool.subnets.is_empty() => {}
-            (None, _) => findings.add(path.at("to"), Problem::RouteNoSubnet { to }),
+            (None, _) => findings.add(path.at("to"), PoolProblem::RouteNoSubnet { to }),
             (Some(subnet), None) if subnet.gateway.is_none() => {
                 let net = subnet.subnet;
-                findings.add(path, Problem::RouteNoGateway { net });
+                findings.add(path, PoolProblem::RouteNoGateway { net });
             }
             (Some(_), None) => {}
             (Some(_), Some(via)) if via.is_ipv4() != ipv4 => {
-                findings.add(path.at("via"), Problem::RouteFamily { to, via });
+                findings.add(path.at("via"), PoolProblem::RouteFamily { to, via });
             }
             (Some(subnet), Some(via)) if is_link_local(via, subnet.subnet) => {}
             (Some(subnet), Some(via)) => host(via, subnet.subnet, &path.at("via"), findings),
@@ -184,7 +184,7 @@ fn reservations(pool: &AddressPool, path: &Path, findings: &mut Findings) {
         let other = *pods.entry(at).or_insert(i);
         if other != i {
             let (pod, other) = (reservation.pod.clone(), path_of(other));
-            findings.add(path_of(i).at("pod"), Problem::ReservationTwice { pod, other });
+            findings.add(path_of(i).at("pod"), PoolProblem::ReservationTwice { pod, other });
         }
         if let Some(interface) = &reservation.interface {
             // In the pod it may be made as a TAP: of all kinds, these have the most rules.
@@ -193,7 +193,7 @@ fn reservations(pool: &AddressPool, path: &Path, findings: &mut Findings) {
         }
         let path = path_of(i).at("addresses");
         if reservation.addresses.is_empty() {
-            findings.add(path.clone(), Problem::ReservesNothing);
+            findings.add(path.clone(), PoolProblem::ReservesNothing);
         }
         let mut families: BTreeMap<bool, usize> = BTreeMap::new();
         for (j, &ip) in reservation.addresses.iter().enumerate() {
@@ -204,20 +204,20 @@ fn reservations(pool: &AddressPool, path: &Path, findings: &mut Findings) {
                 .find(|subnet| subnet.is_ipv4() == ip.is_ipv4())
             {
                 Some(subnet) if subnet.gateway == Some(ip) => {
-                    findings.add(path.clone(), Problem::ReservedGateway { ip });
+                    findings.add(path.clone(), PoolProblem::ReservedGateway { ip });
                 }
                 Some(subnet) => host(ip, subnet.subnet, &path, findings),
                 None if pool.subnets.is_empty() => {}
-                None => findings.add(path.clone(), Problem::ReservedNoSubnet { ip }),
+                None => findings.add(path.clone(), PoolProblem::ReservedNoSubnet { ip }),
             }
             let first = *families.entry(ip.is_ipv4()).or_insert(j);
             let other = *addresses.entry(ip).or_insert(i);
             if other != i {
                 let other = path_of(other);
-                findings.add(path, Problem::ReservedTwice { ip, other });
+                findings.add(path, PoolProblem::ReservedTwice { ip, other });
             } else if first != j {
                 let other = reservation.addresses[first];
-                findings.add(path, Problem::ReservedFamilyTwice { ip, other });
+                findings.add(path, PoolProblem::ReservedFamilyTwice { ip, other });
             }
         }
     }
@@ -255,7 +255,7 @@ fn between_pools(spec: &Spec, findings: &mut Findings) {
         {
             reported.push((&one.2, other.1));
             let pool = other.1.clone();
-            findings.add(one.2.clone(), Problem::PoolOverlap { range, pool });
+            findings.add(one.2.clone(), PoolProblem::Overlap { range, pool });
         }
         if widest.is_none_or(|other| other.0.last() < one.0.last() || other.0.both(&one.0).is_none()) {
             widest = Some(one);
@@ -270,7 +270,7 @@ fn between_pools(spec: &Spec, findings: &mut Findings) {
             if let Some((_, other, _)) = other {
                 let path = entry(ADDRESS_POOL, name).at("subnets").at(i).at("gateway");
                 let pool = Name::clone(other);
-                findings.add(path, Problem::GatewayGiven { gateway, pool });
+                findings.add(path, PoolProblem::GatewayGiven { gateway, pool });
             }
         }
     }

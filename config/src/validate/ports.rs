@@ -98,10 +98,10 @@ fn without_effect(spec: &Spec, name: &Name, port: &Port, path: &Path, findings: 
     }
 }
 
-/// Keys of another kind than the port's, keys that its kind needs.
-fn kind(port: &Port, path: &Path, findings: &mut Findings) {
+/// The keys that ports of one kind have, and whether they are set.
+fn keys_of_kinds(port: &Port) -> [(PortKind, Vec<(&'static str, bool)>); 4] {
     let plain = Port::new(port.kind);
-    let af_xdp = [
+    let af_xdp = vec![
         ("interface", port.interface.is_some()),
         ("steering", port.steering != Steering::default()),
         ("mode", port.mode != XdpMode::default()),
@@ -113,48 +113,53 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
         ("replace", port.replace != plain.replace),
         ("checksum", port.checksum != Checksum::default()),
     ];
-    let pcapng = [
+    let pcapng = vec![
         ("read", port.read.is_some()),
         ("write", port.write.is_some()),
         ("loop", port.repeat),
         ("rate", port.rate.is_some()),
     ];
-    let tap = [
+    let tap = vec![
         ("netns", port.netns.is_some()),
         ("mac", port.mac.is_some()),
         ("persistent", port.persistent),
     ];
-    let vhost_user = [
+    let mut vhost_user = vec![
         ("socket", port.socket.is_some()),
         ("client", port.client),
         ("queue-pairs", port.queue_pairs.is_some()),
+    ];
+    vhost_user.extend(socket_rights(port));
+    [
+        (PortKind::AfXdp, af_xdp),
+        (PortKind::Pcapng, pcapng),
+        (PortKind::Tap, tap),
+        (PortKind::VhostUser, vhost_user),
+    ]
+}
+
+/// The keys for the rights of a socket that we make.
+fn socket_rights(port: &Port) -> [(&'static str, bool); 3] {
+    [
         ("owner", port.owner.is_some()),
         ("group", port.group.is_some()),
         ("permissions", port.permissions.is_some()),
-    ];
-    let owners = af_xdp
-        .iter()
-        .map(|key| (PortKind::AfXdp, key))
-        .chain(pcapng.iter().map(|key| (PortKind::Pcapng, key)))
-        .chain(tap.iter().map(|key| (PortKind::Tap, key)))
-        .chain(vhost_user.iter().map(|key| (PortKind::VhostUser, key)));
-    for (owner, (key, set)) in owners {
-        let shared = port.kind == PortKind::Tap && ["interface", "queue-pairs"].contains(key);
-        if *set && owner != port.kind && !shared {
-            findings.add(
-                path.at(*key),
-                Problem::OtherKind {
-                    owner,
-                    kind: port.kind,
-                },
-            );
+    ]
+}
+
+/// Keys of another kind than the port's, keys that its kind needs.
+fn kind(port: &Port, path: &Path, findings: &mut Findings) {
+    let kind = port.kind;
+    for (owner, keys) in keys_of_kinds(port) {
+        for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
+            let shared = kind == PortKind::Tap && ["interface", "queue-pairs"].contains(&key);
+            if owner != kind && !shared {
+                findings.add(path.at(key), Problem::OtherKind { owner, kind });
+            }
         }
     }
-    let needs = |keys| Problem::PortNeeds {
-        kind: port.kind,
-        keys,
-    };
-    match port.kind {
+    let needs = |keys| Problem::PortNeeds { kind, keys };
+    match kind {
         PortKind::AfXdp | PortKind::Tap if port.interface.is_none() => {
             findings.add(path.clone(), needs("the key `interface`"))
         }
@@ -172,10 +177,8 @@ fn kind(port: &Port, path: &Path, findings: &mut Findings) {
             findings.add(path.clone(), needs("the key `socket`"));
         }
         PortKind::VhostUser if port.client => {
-            for (key, set) in &vhost_user[3..] {
-                if *set {
-                    findings.add(path.at(*key), Problem::ClientSocket);
-                }
+            for (key, _) in socket_rights(port).into_iter().filter(|(_, set)| *set) {
+                findings.add(path.at(key), Problem::ClientSocket);
             }
         }
         _ => {}

@@ -7,7 +7,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use clearway_config::attach::{Addresses, Attach, Attachment, AttachmentId, Collect, Need, Removed};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::routes::{Answer, Api, Path};
 use crate::attach::{AttachError, Manager};
@@ -41,8 +43,20 @@ fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>, what: &str) ->
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, format!("the body is no {what}: {error}")))
 }
 
-fn id_of((container, interface): (String, String)) -> AttachmentId {
-    AttachmentId { container, interface }
+/// The attachment that a path names.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Which {
+    /// The container's ID
+    container: String,
+    /// The interface's name in it
+    interface: String,
+}
+
+impl From<Which> for AttachmentId {
+    fn from(Which { container, interface }: Which) -> Self {
+        Self { container, interface }
+    }
 }
 
 /// All attachments
@@ -58,14 +72,11 @@ pub(super) async fn attachments(State(api): State<Api>) -> Answer<Vec<Attachment
 /// Looked at anew: `problems` says what is not as it should be.
 #[utoipa::path(
     get, path = "/v1/attachments/{container}/{interface}", tag = "attachments",
-    params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
+    params(Which),
     responses((status = OK, body = Object, description = "The attachment"), (status = NOT_FOUND, body = ApiError, description = "No such attachment"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
 )]
-pub(super) async fn attachment(
-    State(api): State<Api>,
-    Path(id): Path<(String, String)>,
-) -> Answer<Attachment> {
-    on_manager(api, |manager| manager.look(&id_of(id))).await
+pub(super) async fn attachment(State(api): State<Api>, Path(id): Path<Which>) -> Answer<Attachment> {
+    on_manager(api, |manager| manager.look(&id.into())).await
 }
 
 /// Attach a pod
@@ -73,7 +84,7 @@ pub(super) async fn attachment(
 /// Makes its interface, its addresses and its port, all of it or nothing.
 #[utoipa::path(
     put, path = "/v1/attachments/{container}/{interface}", tag = "attachments", request_body = Object,
-    params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
+    params(Which),
     responses(
         (status = OK, body = Object, description = "It forwards"),
         (status = BAD_REQUEST, body = ApiError, description = "The request makes no sense"),
@@ -83,11 +94,11 @@ pub(super) async fn attachment(
 )]
 pub(super) async fn attach(
     State(api): State<Api>,
-    Path(id): Path<(String, String)>,
+    Path(id): Path<Which>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Attachment> {
     let wanted: Attach = read(body, "request for an attachment")?;
-    on_manager(api, move |manager| manager.add(&id_of(id), wanted)).await
+    on_manager(api, move |manager| manager.add(&id.into(), wanted)).await
 }
 
 /// Give a pod the addresses that it awaits
@@ -96,7 +107,7 @@ pub(super) async fn attach(
 /// complete with this. A route that the pod has through another interface is left out.
 #[utoipa::path(
     put, path = "/v1/attachments/{container}/{interface}/addresses", tag = "attachments", request_body = Object,
-    params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
+    params(Which),
     responses(
         (status = OK, body = Object, description = "It has them, and forwards"),
         (status = BAD_REQUEST, body = ApiError, description = "The body is not what it should be"),
@@ -106,11 +117,11 @@ pub(super) async fn attach(
 )]
 pub(super) async fn give_addresses(
     State(api): State<Api>,
-    Path(id): Path<(String, String)>,
+    Path(id): Path<Which>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Attachment> {
     let addresses: Addresses = read(body, "list of addresses and routes")?;
-    on_manager(api, move |manager| manager.give_addresses(&id_of(id), addresses)).await
+    on_manager(api, move |manager| manager.give_addresses(&id.into(), addresses)).await
 }
 
 /// Detach a pod
@@ -118,12 +129,12 @@ pub(super) async fn give_addresses(
 /// Fine when there is no such attachment.
 #[utoipa::path(
     delete, path = "/v1/attachments/{container}/{interface}", tag = "attachments",
-    params(("container" = String, Path, description = "The container's ID"), ("interface" = String, Path, description = "The interface's name in it")),
+    params(Which),
     responses((status = OK, body = Object, description = "Nothing of it is left"), (status = INTERNAL_SERVER_ERROR, body = ApiError, description = "It was tried and failed; it is tried again"), (status = CONFLICT, body = ApiError, description = "This daemon keeps no attachments"))
 )]
-pub(super) async fn detach(State(api): State<Api>, Path(id): Path<(String, String)>) -> Answer<Removed> {
+pub(super) async fn detach(State(api): State<Api>, Path(id): Path<Which>) -> Answer<Removed> {
     on_manager(api, |manager| {
-        let removed = manager.remove(&id_of(id))?;
+        let removed = manager.remove(&id.into())?;
         Ok(Removed {
             removed: removed.into_iter().map(|attachment| attachment.id).collect(),
         })

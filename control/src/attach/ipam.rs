@@ -13,15 +13,19 @@
 //! turn, so one that was just given back rests. No step goes through the addresses of a subnet: what counts is how many
 //! are leased or remembered.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod choose;
+mod error;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use clearway_config::attach::{Addresses, AttachmentId, InterfaceAddress, Pod, Route};
-use clearway_config::{AddressPool, AddressRange, Name, PodName, PoolSubnet, next_address};
+use clearway_config::{AddressPool, Name};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::error::IpamError;
 use crate::store::{Change, ObjectKind, Owner, Record};
 
 /// The most pods of a pool that are remembered while they are not there. Pods of a Deployment never come back under their
@@ -94,133 +98,6 @@ impl fmt::Display for Key {
     }
 }
 
-/// Why there are no addresses for an attachment.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum IpamError {
-    /// No such pool.
-    #[error("there is no address pool `{pool}`; there {}: add it under `address-pools` or correct the name", listed(.there))]
-    NoSuchPool {
-        /// Its name.
-        pool: Name,
-        /// Those that there are.
-        there: Vec<Name>,
-    },
-    /// No pool at all.
-    #[error(
-        "there is no address pool; add one under `address-pools`, or name another IPAM plugin in the network's configuration"
-    )]
-    NoPool,
-    /// Several pools, and none is named.
-    #[error("there are several address pools; name one in the network's configuration: {}", names(.there))]
-    WhichPool {
-        /// Those that there are.
-        there: Vec<Name>,
-    },
-    /// It has addresses.
-    #[error("attachment {id} already has addresses of the pool `{pool}`; remove it first (CNI DEL)")]
-    Leased {
-        /// The attachment.
-        id: AttachmentId,
-        /// The pool.
-        pool: Name,
-    },
-    /// An address that is not the pool's.
-    #[error(
-        "{ip} is no address that the pool `{pool}` gives out: it has {has}; ask for one of these, or change the pool's `ranges`"
-    )]
-    NotInPool {
-        /// The address.
-        ip: IpAddr,
-        /// The pool.
-        pool: Name,
-        /// What it gives out.
-        has: String,
-    },
-    /// Two addresses of one family for one interface.
-    #[error("{ip} and {other} are of one family; ask for at most one IPv4 and one IPv6 address")]
-    FamilyTwice {
-        /// The second.
-        ip: IpAddr,
-        /// The first.
-        other: IpAddr,
-    },
-    /// An address that is kept for another pod.
-    #[error(
-        "{ip} is reserved in the pool `{pool}` for the pod {pod}; ask for another one, or remove the reservation"
-    )]
-    Reserved {
-        /// The address.
-        ip: IpAddr,
-        /// The pool.
-        pool: Name,
-        /// For whom.
-        pod: PodName,
-    },
-    /// An address that somebody has.
-    #[error("{ip} of the pool `{pool}` is taken by {by}; it is free again when that is removed")]
-    Taken {
-        /// The address.
-        ip: IpAddr,
-        /// The pool.
-        pool: Name,
-        /// Who has it.
-        by: String,
-    },
-    /// All addresses are taken.
-    #[error(
-        "the pool `{pool}` is exhausted: of the {count} addresses of {net} that it gives out, {leased} are leased and {reserved} are \
-         reserved for pods that have others or are not here; make its `ranges` or the subnet larger, or remove attachments \
-         (`clearway get attachments`)"
-    )]
-    Exhausted {
-        /// The pool.
-        pool: Name,
-        /// The subnet of which none is left.
-        net: IpNet,
-        /// How many addresses it gives out.
-        count: u128,
-        /// How many of them are leased.
-        leased: usize,
-        /// How many of the others are reserved.
-        reserved: usize,
-    },
-    /// A configuration that takes a leased address away.
-    #[error(
-        "{ip} of the pool `{pool}` is taken by {by}, and the new configuration has no such address there; remove that first, or keep the address"
-    )]
-    InUse {
-        /// The address.
-        ip: IpAddr,
-        /// The pool.
-        pool: Name,
-        /// Who has it.
-        by: String,
-    },
-}
-
-impl IpamError {
-    /// Whether what was asked for does not exist, rather than being in use.
-    pub(crate) fn is_missing(&self) -> bool {
-        matches!(
-            self,
-            Self::NoSuchPool { .. } | Self::NoPool | Self::WhichPool { .. } | Self::NotInPool { .. }
-        )
-    }
-}
-
-fn names(names: &[Name]) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-    names.join(", ")
-}
-
-fn listed(there: &[Name]) -> String {
-    match there {
-        [] => "is none".to_owned(),
-        [one] => format!("is `{one}`"),
-        all => format!("are {}", names(all)),
-    }
-}
-
 /// All leases, and what is remembered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leases {
@@ -246,9 +123,6 @@ enum Before {
     Sticky(Key, Option<StickyRecord>),
     Last((Name, bool), Option<IpAddr>),
 }
-
-/// An address for an attachment, and whether it was its turn.
-type Choice = (IpAddr, bool);
 
 impl Leases {
     /// What records say. Pods that were there when the host stopped are the ones that left last.
@@ -310,13 +184,7 @@ impl Leases {
                 pool: lease.pool.clone(),
             });
         }
-        let choices: Vec<Choice> = if wanted.is_empty() {
-            let choose = |subnet| self.choose(name, pool, subnet, Some(holder));
-            pool.subnets.iter().map(choose).collect::<Result<_, _>>()?
-        } else {
-            self.check_wanted(name, pool, holder, wanted)?;
-            wanted.iter().map(|ip| (*ip, false)).collect()
-        };
+        let choices = self.choices(name, pool, holder, wanted)?;
         self.clock += 1;
         let mut changes = Vec::new();
         let own = Key::of(name, holder);
@@ -429,170 +297,6 @@ impl Leases {
             }
         }
         Ok(())
-    }
-
-    /// The address of a subnet for somebody, or for nobody that is known.
-    fn choose(
-        &self,
-        name: &Name,
-        pool: &AddressPool,
-        subnet: &PoolSubnet,
-        holder: Option<&Holder>,
-    ) -> Result<Choice, IpamError> {
-        let of_subnet = |ip: &&IpAddr| ip.is_ipv4() == subnet.is_ipv4();
-        if let Some(holder) = holder {
-            if let Some(ip) = self.reserved_for(name, pool, subnet, holder)? {
-                return Ok((ip, false));
-            }
-            let sticky = Key::of(name, holder).and_then(|key| self.sticky.get(&key));
-            let had = sticky.and_then(|sticky| sticky.addresses.iter().find(of_subnet));
-            if let Some(ip) = had.filter(|ip| self.is_free(pool, **ip)) {
-                return Ok((*ip, false));
-            }
-        }
-        if let Some(ip) = self.next(name, pool, subnet) {
-            return Ok((ip, true));
-        }
-        let away = self.away.get(name).into_iter().flat_map(BTreeMap::values);
-        let mut away = away
-            .filter_map(|key| self.sticky.get(key))
-            .flat_map(|sticky| &sticky.addresses);
-        if let Some(ip) = away.find(|ip| of_subnet(ip) && self.is_free(pool, **ip)) {
-            return Ok((*ip, false));
-        }
-        Err(self.exhausted(name, pool, subnet))
-    }
-
-    /// Whether the pool gives this address to anybody, and nobody has it.
-    fn is_free(&self, pool: &AddressPool, ip: IpAddr) -> bool {
-        !self.taken.contains_key(&ip) && pool.contains(ip) && pool.reserved(ip).is_none()
-    }
-
-    /// The address that is kept for a pod, those for this interface first. None, if there is none, or if another interface
-    /// of the pod has it and may.
-    fn reserved_for(
-        &self,
-        name: &Name,
-        pool: &AddressPool,
-        subnet: &PoolSubnet,
-        holder: &Holder,
-    ) -> Result<Option<IpAddr>, IpamError> {
-        let Some(pod) = &holder.pod else { return Ok(None) };
-        let interface = &holder.id.interface;
-        let own = pool
-            .reservations
-            .iter()
-            .filter(|one| one.is_for(&pod.namespace, &pod.name, interface));
-        let with_ip = own.filter_map(|one| {
-            let ip = one.addresses.iter().find(|ip| ip.is_ipv4() == subnet.is_ipv4())?;
-            Some((one.interface.is_none(), *ip))
-        });
-        let Some((any_interface, ip)) = with_ip.min() else {
-            return Ok(None);
-        };
-        let Some(by) = self.taken.get(&ip) else {
-            return Ok(Some(ip));
-        };
-        let its_pod = self.leases.get(by).and_then(|lease| lease.pod.as_ref());
-        let same_pod = its_pod.is_some_and(|its| its.namespace == pod.namespace && its.name == pod.name);
-        if any_interface && same_pod && by.interface != *interface {
-            return Ok(None);
-        }
-        Err(self.taken_by(name, ip))
-    }
-
-    /// The next address after the last one that was given in turn, of those that nobody has, remembers, or has reserved.
-    fn next(&self, name: &Name, pool: &AddressPool, subnet: &PoolSubnet) -> Option<IpAddr> {
-        let reserved: BTreeSet<_> = pool.reservations.iter().flat_map(|one| &one.addresses).collect();
-        let occupied = |ip: &IpAddr| {
-            self.taken.contains_key(ip) || self.remembered.contains_key(ip) || reserved.contains(ip)
-        };
-        let ranges = subnet.available();
-        let first_in = |range: AddressRange| {
-            let mut ip = range.first();
-            while occupied(&ip) {
-                ip = next_address(ip).filter(|ip| range.contains(*ip))?;
-            }
-            Some(ip)
-        };
-        let last = self.last.get(&(name.clone(), subnet.is_ipv4()));
-        let start = last.and_then(|last| next_address(*last));
-        let after = start.and_then(|start| {
-            let rest = |range: &AddressRange| AddressRange::new(range.first().max(start), range.last());
-            ranges.iter().filter_map(rest).find_map(first_in)
-        });
-        after.or_else(|| ranges.iter().copied().find_map(first_in))
-    }
-
-    /// Whether all of the addresses that somebody asks for are there for it.
-    fn check_wanted(
-        &self,
-        name: &Name,
-        pool: &AddressPool,
-        holder: &Holder,
-        wanted: &[IpAddr],
-    ) -> Result<(), IpamError> {
-        for (i, &ip) in wanted.iter().enumerate() {
-            if let Some(other) = wanted
-                .iter()
-                .take(i)
-                .find(|other| other.is_ipv4() == ip.is_ipv4())
-            {
-                return Err(IpamError::FamilyTwice { ip, other: *other });
-            }
-            if !pool.contains(ip) {
-                let ranges = pool.subnets.iter().flat_map(PoolSubnet::available);
-                let ranges: Vec<_> = ranges.map(|range| range.to_string()).collect();
-                return Err(IpamError::NotInPool {
-                    ip,
-                    pool: name.clone(),
-                    has: ranges.join(", "),
-                });
-            }
-            let is_own = |pod: &Pod, one: &clearway_config::Reservation| {
-                one.is_for(&pod.namespace, &pod.name, &holder.id.interface)
-            };
-            if let Some(one) = pool.reserved(ip)
-                && !holder.pod.as_ref().is_some_and(|pod| is_own(pod, one))
-            {
-                return Err(IpamError::Reserved {
-                    ip,
-                    pool: name.clone(),
-                    pod: one.pod.clone(),
-                });
-            }
-            if self.taken.contains_key(&ip) {
-                return Err(self.taken_by(name, ip));
-            }
-        }
-        Ok(())
-    }
-
-    fn exhausted(&self, name: &Name, pool: &AddressPool, subnet: &PoolSubnet) -> IpamError {
-        let ranges = subnet.available();
-        let count = ranges
-            .iter()
-            .fold(0, |sum: u128, range| sum.saturating_add(range.count()));
-        let ours = |ip: &IpAddr| ranges.iter().any(|range| range.contains(*ip));
-        let reserved = pool.reservations.iter().flat_map(|one| &one.addresses);
-        IpamError::Exhausted {
-            pool: name.clone(),
-            net: subnet.subnet,
-            count,
-            leased: self.taken.keys().filter(|ip| ours(ip)).count(),
-            reserved: reserved
-                .filter(|ip| ours(ip) && !self.taken.contains_key(ip))
-                .count(),
-        }
-    }
-
-    fn taken_by(&self, name: &Name, ip: IpAddr) -> IpamError {
-        let by = self.taken.get(&ip).map(|id| self.who(id));
-        IpamError::Taken {
-            ip,
-            pool: name.clone(),
-            by: by.unwrap_or_default(),
-        }
     }
 
     /// An attachment in words.

@@ -99,7 +99,6 @@ impl Known {
 
 /// What can be known to be wrong without asking anybody.
 pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
-    let invalid = Err;
     let name = &id.interface;
     let printable = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':');
     if name.is_empty()
@@ -107,14 +106,14 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         || matches!(name.as_str(), "." | "..")
         || !name.chars().all(printable)
     {
-        return invalid(format!(
+        return Err(format!(
             "{name:?} is no interface name: 1 to 15 bytes without white space, `/` and `:`"
         ));
     }
     let mut container = id.container.chars();
     let first = container.next().is_some_and(|c| c.is_ascii_alphanumeric());
     if !first || !container.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')) {
-        return invalid(format!(
+        return Err(format!(
             "{:?} is no container ID: a letter or a digit, then these, `_`, `.` and `-`",
             id.container
         ));
@@ -123,15 +122,15 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         && !Port::MTU.contains(&mtu)
     {
         let (min, max) = (Port::MTU.start(), Port::MTU.end());
-        return invalid(format!("an MTU of {mtu} bytes is not between {min} and {max}"));
+        return Err(format!("an MTU of {mtu} bytes is not between {min} and {max}"));
     }
     if let Some(mac) = wanted.mac
         && !mac.is_unicast()
     {
-        return invalid(format!("{mac} is no station's MAC address"));
+        return Err(format!("{mac} is no station's MAC address"));
     }
     if wanted.vhost.is_some() && wanted.kind != AttachKind::VhostUser {
-        return invalid(format!(
+        return Err(format!(
             "a socket has no meaning for an attachment of kind {}",
             wanted.kind
         ));
@@ -147,10 +146,10 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         .flat_map(|socket| &socket.file)
         .any(|file| file.contains('/'))
     {
-        return invalid("the file of a vhost-user socket is a name without `/`".to_owned());
+        return Err("the file of a vhost-user socket is a name without `/`".to_owned());
     }
     if !wanted.netns.is_absolute() {
-        return invalid(format!(
+        return Err(format!(
             "{} is no absolute path of a network namespace",
             wanted.netns.display()
         ));

@@ -61,6 +61,16 @@ pub(crate) enum AttachError {
     },
 }
 
+impl AttachError {
+    fn step(id: &AttachmentId, fault: Fault, left: bool) -> Self {
+        Self::Step {
+            id: id.clone(),
+            fault: Box::new(fault),
+            left,
+        }
+    }
+}
+
 /// All attachments.
 pub(crate) struct Manager {
     state: Mutex<State>,
@@ -164,11 +174,7 @@ impl Manager {
     /// Makes one.
     pub(crate) fn add(&self, id: &AttachmentId, wanted: Attach) -> Result<Attachment, AttachError> {
         known::check(id, &wanted).map_err(AttachError::Invalid)?;
-        let failed = |fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: false,
-        };
+        let failed = |fault| AttachError::step(id, fault, false);
         let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
         drop(self.vacant(id)?);
@@ -315,11 +321,7 @@ impl Manager {
             routes.retain(|route| !taken.contains(route));
             self.ground.set_up(&ready)
         });
-        set.map_err(|fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: true,
-        })?;
+        set.map_err(|fault| AttachError::step(id, fault, true))?;
         let mut state = self.lock();
         state.put(ready.clone())?;
         state.awaiting.remove(id);
@@ -341,11 +343,8 @@ impl Manager {
         state.awaiting.remove(id);
         state.busy.insert(id.clone());
         drop(state);
-        let result = self.dismantle(&known).map_err(|fault| AttachError::Step {
-            id: id.clone(),
-            fault: Box::new(fault),
-            left: true,
-        });
+        let result = self.dismantle(&known);
+        let result = result.map_err(|fault| AttachError::step(id, fault, true));
         let result = result.and_then(|()| self.forget(id));
         self.release(id);
         result?;
@@ -428,10 +427,10 @@ impl Manager {
         self.note(id, &problems);
         self.release(id);
         // What is known already, and could not be helped, is no news.
-        match known.attachment.problems.starts_with(&found) {
-            true => Vec::new(),
-            false => found,
+        if known.attachment.problems.starts_with(&found) {
+            return Vec::new();
         }
+        found
     }
 
     fn note(&self, id: &AttachmentId, problems: &[String]) {

@@ -6,7 +6,7 @@ use clearway_config::attach::{Attachment, AttachmentState, Segment};
 use serde::Serialize;
 
 use super::args::Why;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::error::CliError;
 use super::output::{self, Show, grouped, or_dash, table};
 use crate::api::types::{
@@ -55,12 +55,7 @@ pub(crate) fn why(client: &Client, args: &Why) -> Result<(), CliError> {
         });
     }
     let Some(known) = found.first() else { return Ok(()) };
-    let path = format!(
-        "/v1/attachments/{}/{}",
-        segment(&known.id.container),
-        segment(&known.id.interface)
-    );
-    let attachment: Attachment = client.get(&path)?;
+    let attachment: Attachment = client.get(&known.id.api_path())?;
     let story = Story::tell(client, attachment)?;
     output::print(&output::render(&story, args.output.format)?)
 }
@@ -204,7 +199,7 @@ impl Show for Vec<Attachment> {
                     segment_of(a),
                     a.port.to_string(),
                     a.mac.to_string(),
-                    or_dash(Some(addresses(a)).filter(|text| !text.is_empty())),
+                    addresses(a),
                 ]
             }),
         );
@@ -218,13 +213,9 @@ impl Show for Vec<Attachment> {
 }
 
 fn addresses(attachment: &Attachment) -> String {
-    let ips: Vec<_> = attachment
-        .addresses
-        .ips
-        .iter()
-        .map(|ip| ip.address.to_string())
-        .collect();
-    ips.join(" ")
+    let ips = attachment.addresses.ips.iter();
+    let ips: Vec<_> = ips.map(|ip| ip.address.to_string()).collect();
+    or_dash((!ips.is_empty()).then(|| ips.join(" ")))
 }
 
 fn segment_of(attachment: &Attachment) -> String {
@@ -257,10 +248,7 @@ impl Show for Story {
                 format!("{} ({}, {}, MTU {})", a.id.interface, a.wanted.kind, a.mac, a.mtu),
             ),
         }
-        line(
-            "addresses",
-            or_dash(Some(addresses(a)).filter(|text| !text.is_empty())),
-        );
+        line("addresses", addresses(a));
         line(
             "port",
             self.port
@@ -278,43 +266,31 @@ impl Show for Story {
             line("tunnel", format!("{} ({})", tunnel.name, tunnel.state));
         }
         for station in &self.stations {
-            let place = station
-                .port
-                .clone()
-                .or(station.remote.map(|remote| remote.to_string()));
-            line(
-                "seen",
-                format!(
-                    "{} in {} behind {}",
-                    station.mac,
-                    station.bridge_domain,
-                    or_dash(place)
-                ),
-            );
+            line("seen", station_line(station));
         }
         for drop in &self.drops {
-            line(
-                "dropped",
-                format!(
-                    "{} {}: {}; {}",
-                    grouped(drop.packets),
-                    drop.reason,
-                    drop.text,
-                    drop.advice
-                ),
-            );
+            line("dropped", drop_line(drop));
         }
-        match self.causes.is_empty() {
-            true => text.push_str("\nNothing is wrong that can be seen from here.\n"),
-            false => {
-                text.push('\n');
-                for cause in &self.causes {
-                    text.push_str(&format!("- {cause}\n"));
-                }
-            }
+        text.push('\n');
+        if self.causes.is_empty() {
+            text.push_str("Nothing is wrong that can be seen from here.\n");
+        }
+        for cause in &self.causes {
+            text.push_str(&format!("- {cause}\n"));
         }
         text
     }
+}
+
+fn station_line(station: &FdbView) -> String {
+    let remote = station.remote.map(|remote| remote.to_string());
+    let place = or_dash(station.port.clone().or(remote));
+    format!("{} in {} behind {place}", station.mac, station.bridge_domain)
+}
+
+fn drop_line(drop: &DropView) -> String {
+    let packets = grouped(drop.packets);
+    format!("{packets} {}: {}; {}", drop.reason, drop.text, drop.advice)
 }
 
 fn port_line(port: &PortView) -> String {

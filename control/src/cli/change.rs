@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use clearway_config::Spec;
+use clearway_config::{Name, Spec, path_segment};
 
 use super::args::{Apply, Fdb, Validate};
-use super::client::{Client, segment};
+use super::client::Client;
 use super::error::CliError;
 use super::output;
 use crate::api::types::{ApplyReport, FdbAdd, FdbView, FlushReport};
@@ -70,7 +70,7 @@ pub(crate) fn apply(client: &Client, args: &Apply) -> Result<(), CliError> {
 
 /// Changes the forwarding database by hand.
 pub(crate) fn fdb(client: &Client, command: &Fdb) -> Result<(), CliError> {
-    let path = |domain: &clearway_config::Name, mac| format!("/v1/fdb/{}/{mac}", segment(domain.as_str()));
+    let path = |domain: &Name, mac| format!("/v1/fdb/{}/{mac}", path_segment(domain.as_str()));
     match command {
         Fdb::Add {
             bridge_domain,
@@ -105,7 +105,7 @@ pub(crate) fn fdb(client: &Client, command: &Fdb) -> Result<(), CliError> {
                 .into_iter()
                 .filter_map(|(key, name)| {
                     name.as_ref()
-                        .map(|name| format!("{key}={}", segment(name.as_str())))
+                        .map(|name| format!("{key}={}", path_segment(name.as_str())))
                 })
                 .collect();
             let report: FlushReport = client.delete(&format!("/v1/fdb?{}", query.join("&")))?;

@@ -3,12 +3,13 @@
 use std::io::IsTerminal;
 
 use clearway_config::attach::Attachment;
+use clearway_config::path_segment;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::{Format, Get, What};
 use super::attachments;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::error::CliError;
 use super::output::{self, Show};
 use crate::api::types::{
@@ -56,7 +57,7 @@ pub(crate) fn fetch(client: &Client, args: &Get) -> Result<String, CliError> {
         (What::Attachments, Some(name)) => output::render(&attachments::named(client, name)?, format),
         (What::Fdb, None) => list::<FdbView>(client, "fdb", format),
         (What::Fdb, Some(domain)) => {
-            let query = format!("fdb?bridge-domain={}", segment(domain));
+            let query = format!("fdb?bridge-domain={}", path_segment(domain));
             list::<FdbView>(client, &query, format)
         }
         (What::Tunnels, None) => list::<TunnelView>(client, "tunnels", format),
@@ -101,6 +102,6 @@ fn one<T: Show + Serialize + DeserializeOwned>(
     name: &str,
     format: Format,
 ) -> Result<String, CliError> {
-    let item: T = client.get(&format!("/v1/{path}/{}", segment(name)))?;
+    let item: T = client.get(&format!("/v1/{path}/{}", path_segment(name)))?;
     output::render(&item, format)
 }

@@ -145,12 +145,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let vhost = state_dir.parent().unwrap_or(&state_dir).join("vhost");
     let cores = allowed_cores();
     let facts = HostFacts {
-        cores: Some(
-            cores
-                .iter()
-                .filter_map(|core| u16::try_from(*core).ok())
-                .collect(),
-        ),
+        cores: Some(cores.iter().filter_map(|core| (*core).try_into().ok()).collect()),
     };
     spec.validate_on(&facts).map_err(DaemonError::Spec)?;
     let server = Server::bind(&socket)?;
@@ -159,15 +154,7 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
         spec = resume(manager, spec, &facts);
     }
     let workers = worker_cores(&spec, &cores);
-    let engine = Engine::start(&EngineConfig {
-        cores: workers.iter().copied().map(Some).collect(),
-        idle: match spec.engine.idle {
-            clearway_config::Idle::Adaptive => Idle::Adaptive,
-            clearway_config::Idle::Spin => Idle::Spin,
-        },
-        fdb_capacity: spec.engine.fdb_capacity,
-        fdb_seed: seed(),
-    })?;
+    let engine = Engine::start(&engine_config(&spec, &workers))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
     let mut control = Control::new(&spec, engine, state_dir, facts)?;
     control.watch(send)?;
@@ -193,6 +180,18 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let ended = ended.map(drop);
     api.stop();
     ended.and(shut)
+}
+
+fn engine_config(spec: &Spec, workers: &[usize]) -> EngineConfig {
+    EngineConfig {
+        cores: workers.iter().copied().map(Some).collect(),
+        idle: match spec.engine.idle {
+            clearway_config::Idle::Adaptive => Idle::Adaptive,
+            clearway_config::Idle::Spin => Idle::Spin,
+        },
+        fdb_capacity: spec.engine.fdb_capacity,
+        fdb_seed: seed(),
+    }
 }
 
 /// The attachments of a store. Without one the daemon forwards all the same.

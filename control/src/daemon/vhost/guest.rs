@@ -1,7 +1,7 @@
 //! A vhost-user port as the control thread has it, and the thread that serves its guests, one after the other.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -315,10 +315,10 @@ impl Thread {
     }
 
     /// Waits until one of these is readable, it is woken, or the time is over. Says which are readable.
-    fn wait(&self, sockets: &[&dyn AsFdDyn], time: Option<Duration>) -> Vec<bool> {
+    fn wait(&self, sockets: &[BorrowedFd<'_>], time: Option<Duration>) -> Vec<bool> {
         let mut fds: Vec<_> = sockets
             .iter()
-            .map(|socket| socket.fd())
+            .copied()
             .chain([self.shared.wake.as_fd()])
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
@@ -339,7 +339,7 @@ impl Thread {
             Wait::Listen(listener) => {
                 let deaf = self.deaf_until.saturating_duration_since(Instant::now());
                 if deaf.is_zero() {
-                    self.wait(&[listener], None);
+                    self.wait(&[listener.as_fd()], None);
                     return self.accept();
                 }
                 self.wait(&[], Some(deaf));
@@ -465,11 +465,11 @@ impl Thread {
             Wait::Listen(listener) if deaf.is_zero() => listener,
             place => {
                 let time = matches!(place, Wait::Listen(_)).then_some(deaf);
-                self.wait(&[link.stream()], time);
+                self.wait(&[link.stream().as_fd()], time);
                 return None;
             }
         };
-        let readable = self.wait(&[link.stream(), listener], None);
+        let readable = self.wait(&[link.stream().as_fd(), listener.as_fd()], None);
         let other = readable[1].then(|| self.accept()).flatten()?;
         if link.is_closed() {
             return Some(other);
@@ -478,17 +478,6 @@ impl Thread {
         self.shared.update(|status| status.turned_away += 1);
         tracing::warn!(port = %self.control.port, "turned a second guest away: one is connected");
         None
-    }
-}
-
-/// What can be waited for.
-trait AsFdDyn {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdDyn for T {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
     }
 }
 
