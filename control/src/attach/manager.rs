@@ -129,9 +129,15 @@ impl Manager {
     /// Takes away what was not completed, or not removed to the end: what a crash or a failure left.
     pub(super) fn finish(&self) {
         for id in self.ids(|known| !known.is_ready()) {
-            match self.remove(&id) {
-                Ok(_) => tracing::info!(attachment = %id, "was not complete: removed"),
-                Err(error) => tracing::warn!(attachment = %id, %error, "was not removed; it is tried again"),
+            // Its runtime may have added it anew while another one was removed.
+            match self.remove_if(&id, |known| !known.is_ready()) {
+                Ok(Some(_)) => tracing::info!(attachment = %id, "was not complete: removed"),
+                Ok(None) => {}
+                Err(error) => {
+                    if self.note(&id, &[format!("it was not removed: {error}")]) {
+                        tracing::warn!(attachment = %id, %error, "was not removed; it is tried again");
+                    }
+                }
             }
         }
     }
@@ -181,14 +187,16 @@ impl Manager {
 
     /// Waits until nobody works on this one, and takes away what was not completed; one that is complete is an error.
     fn vacant(&self, id: &AttachmentId) -> Result<MutexGuard<'_, State>, AttachError> {
-        let state = self.idle(id);
-        match state.all.get(id) {
-            None => return Ok(state),
-            Some(there) if there.is_ready() => return Err(AttachError::Exists(id.clone())),
-            Some(_) => drop(state),
+        loop {
+            let state = self.idle(id);
+            match state.all.get(id) {
+                None => return Ok(state),
+                Some(there) if there.is_ready() => return Err(AttachError::Exists(id.clone())),
+                Some(_) => drop(state),
+            }
+            // Whoever else waited for this may be quicker, and have added it by now.
+            self.remove_if(id, |known| !known.is_ready())?;
         }
-        self.remove(id)?;
-        Ok(self.idle(id))
     }
 
     /// Writes down that it is being made, with its addresses; from here on it is busy.
@@ -289,8 +297,17 @@ impl Manager {
 
     /// Takes one away; none: there was none.
     pub(crate) fn remove(&self, id: &AttachmentId) -> Result<Option<Attachment>, AttachError> {
+        self.remove_if(id, |_| true)
+    }
+
+    /// The same, if it is `wanted` to go when nobody works on it.
+    fn remove_if(
+        &self,
+        id: &AttachmentId,
+        wanted: impl FnOnce(&Known) -> bool,
+    ) -> Result<Option<Attachment>, AttachError> {
         let mut state = self.idle(id);
-        let Some(mut known) = state.all.get(id).cloned() else {
+        let Some(mut known) = state.all.get(id).filter(|known| wanted(known)).cloned() else {
             return Ok(None);
         };
         if known.is_ready() {
@@ -392,10 +409,15 @@ impl Manager {
         }
     }
 
-    fn note(&self, id: &AttachmentId, problems: &[String]) {
-        if let Some(known) = self.lock().all.get_mut(id) {
-            known.attachment.problems = problems.to_vec();
-        }
+    /// Takes down what is wrong with one, and says whether that is news.
+    fn note(&self, id: &AttachmentId, problems: &[String]) -> bool {
+        let mut state = self.lock();
+        let Some(known) = state.all.get_mut(id) else {
+            return false;
+        };
+        let news = known.attachment.problems != problems;
+        known.attachment.problems = problems.to_vec();
+        news
     }
 
     /// Removes all of a network that are not named. Gives those that were.
