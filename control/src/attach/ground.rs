@@ -65,8 +65,9 @@ impl Fault {
 pub(crate) trait Ground: Send + Sync {
     /// Which network namespace this is; the daemon's own is refused.
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
-    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is.
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault>;
+    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is. Returns the
+    /// namespace as it can be told from any later one.
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault>;
     /// The segment's bridge domain, and the address pools.
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
     /// Where the folder of a vhost-user socket is made.
@@ -117,8 +118,10 @@ impl Ground for HostGround {
         Ok(PodNetns::open(path)?)
     }
 
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
-        Ok(netns.enter()?.name_is_free(interface)?)
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault> {
+        let mut pod = netns.enter()?;
+        pod.name_is_free(interface)?;
+        Ok(pod.netns().clone())
     }
 
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
@@ -222,9 +225,15 @@ impl Ground for HostGround {
 
     fn remove_tap(&self, known: &Known) -> Result<(), Fault> {
         // With the namespace the TAP is gone.
-        if known.netns.still_there().is_ok() {
-            known.netns.enter()?.delete_tap(&known.attachment.id.interface)?;
+        if known.netns.still_there().is_err() {
+            return Ok(());
         }
+        match known.netns.enter() {
+            Ok(mut pod) => pod.delete_tap(&known.attachment.id.interface)?,
+            // Another pod's has its path and its inode now, and maybe a TAP of this name.
+            Err(PodError::Gone(_) | PodError::Replaced(_)) => false,
+            Err(error) => return Err(error.into()),
+        };
         Ok(())
     }
 

@@ -166,12 +166,15 @@ impl Manager {
             fault: Box::new(fault),
             left: false,
         };
-        let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
+        let mut netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
         drop(self.vacant(id)?);
         // Before anything is written down: what a record has is taken away again, whoever made it.
         if wanted.kind != AttachKind::VhostUser {
-            self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+            netns = self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+        }
+        if wanted.kind == AttachKind::Tap {
+            self.supersede(id, &netns)?;
         }
         let known = self.enter(id, wanted, netns, standing)?;
         let ready = known.at(AttachmentState::Ready);
@@ -197,6 +200,22 @@ impl Manager {
             // Whoever else waited for this may be quicker, and have added it by now.
             self.remove_if(id, |known| !known.is_ready())?;
         }
+    }
+
+    /// Takes away the TAP of a pod that has ended, and whose namespace had this one's path: two ports can't have the same
+    /// interface there. Its DEL finds nothing then.
+    fn supersede(&self, id: &AttachmentId, netns: &PodNetns) -> Result<(), AttachError> {
+        let ended = |known: &Known| {
+            known.attachment.wanted.kind == AttachKind::Tap
+                && known.attachment.id.interface == id.interface
+                && known.netns.was_before(netns)
+        };
+        for old in self.ids(ended) {
+            if self.remove_if(&old, ended)?.is_some() {
+                tracing::info!(attachment = %old, by = %id, "its pod has ended, and another one has its namespace's path");
+            }
+        }
+        Ok(())
     }
 
     /// Writes down that it is being made, with its addresses; from here on it is busy.

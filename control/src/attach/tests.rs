@@ -107,7 +107,7 @@ impl<G: Ground> Ground for Scripted<G> {
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
         self.ground.netns(path)
     }
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault> {
         self.ground.name_is_free(netns, interface)
     }
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {

@@ -15,6 +15,7 @@ use clearway_config::attach::{AttachmentId, Segment};
 use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
 
 use super::control::Control;
+use super::open::OpenError;
 use super::ports::PortState;
 use super::vhost;
 use crate::handle::{ApiError, ErrorCode};
@@ -204,6 +205,18 @@ impl Control {
             || "it is not in the engine: restart the daemon".to_owned(),
             |missing| missing.to_string(),
         ))
+    }
+
+    /// Whether a TAP's pod is still there: whoever opens a TAP makes it, and must not in the namespace of another pod that
+    /// has the path of this one now.
+    pub(super) fn pod_is_there(&self, name: &Name) -> Result<(), OpenError> {
+        match self.attached.get(name) {
+            Some(attached) if attached.port.kind == PortKind::Tap => {
+                let there = attached.netns.enter().map(drop);
+                there.map_err(|error| OpenError::Wait(error.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// At the start a pod's port that can't be opened must not keep all others from forwarding.
