@@ -108,8 +108,9 @@ impl HostGround {
         Self { handle, vhost }
     }
 
-    fn is_ours(&self, folder: &Path) -> bool {
-        folder.parent() == Some(&self.vhost)
+    /// Whether a folder was made for this socket alone. One that the user names may be anywhere, also beside these.
+    fn is_ours(&self, folder: &Path, known: &Known) -> bool {
+        folder == self.vhost_folder(&known.attachment.port)
     }
 }
 
@@ -174,7 +175,7 @@ impl Ground for HostGround {
         };
         make_folder(
             folder,
-            self.is_ours(folder),
+            self.is_ours(folder, known),
             known.attachment.wanted.vhost.as_ref(),
         )
     }
@@ -239,7 +240,7 @@ impl Ground for HostGround {
 
     fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
         let folder = known.attachment.socket.as_deref().and_then(Path::parent);
-        let Some(folder) = folder.filter(|folder| self.is_ours(folder)) else {
+        let Some(folder) = folder.filter(|folder| self.is_ours(folder, known)) else {
             return Ok(());
         };
         match fs::remove_dir_all(folder) {

@@ -537,6 +537,25 @@ fn what_others_changed_is_found_and_put_right() {
 }
 
 #[test]
+fn a_folder_that_the_user_names_is_not_removed() {
+    let scene = Scene::new();
+    // Beside those that are made for one socket each: two pods share it.
+    let shared = scene.folder.path().join("vhost/shared");
+    for (container, file) in [("a", "a.sock"), ("b", "b.sock")] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(shared.clone()),
+            file: Some(file.to_owned()),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id(container), wanted).expect("added");
+        std::fs::write(shared.join(file), "").expect("the folder is there");
+    }
+    scene.daemon.remove(&id("a")).expect("removed");
+    assert!(shared.join("b.sock").exists());
+}
+
+#[test]
 fn what_is_not_valid_any_more_is_collected() {
     let scene = Scene::new();
     let others = [Container::start(), Container::start()];
