@@ -178,16 +178,19 @@ impl Control {
 
     /// Closes the port of an attachment, if it is there.
     pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
+        if !self.attached.contains_key(name) {
+            return Ok(());
+        }
+        if self.spec.ports.contains_key(name) {
+            let mut spec = self.spec.clone();
+            spec.ports.remove(name);
+            // What could not be closed stays known: it is tried again, and is nobody else's.
+            self.carry_out(spec, &[Action::RemovePort(name.clone())])
+                .map_err(ApiError::failed)?;
+        }
         let Some(attached) = self.attached.remove(name) else {
             return Ok(());
         };
-        if !self.spec.ports.contains_key(name) {
-            return Ok(());
-        }
-        let mut spec = self.spec.clone();
-        spec.ports.remove(name);
-        self.carry_out(spec, &[Action::RemovePort(name.clone())])
-            .map_err(ApiError::failed)?;
         if let Some(socket) = &attached.port.socket {
             vhost::remove_record(socket, &self.state_dir);
         }
