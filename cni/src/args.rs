@@ -46,6 +46,8 @@ impl Args {
                 "clearway-cni has no such key; with `IgnoreUnknown=1` it is passed over",
             ));
         }
+        // Runtimes that know of no pod leave them empty: all of their containers would be one pod.
+        let [namespace, name] = [namespace, name].map(|text| text.filter(|text: &&str| !text.is_empty()));
         if let (Some(namespace), Some(name)) = (namespace, name) {
             args.pod = Some(Pod {
                 namespace: namespace.into(),
@@ -100,6 +102,18 @@ mod tests {
         let pod = args.pod.unwrap();
         assert_eq!(pod.to_string(), "default/web-0");
         assert_eq!(pod.uid.as_deref(), Some("u1"));
+    }
+
+    #[test]
+    fn a_pod_without_a_name_is_none() {
+        for text in [
+            "K8S_POD_NAMESPACE=;K8S_POD_NAME=",
+            "K8S_POD_NAMESPACE=default;K8S_POD_NAME=",
+            "K8S_POD_NAMESPACE=;K8S_POD_NAME=web-0",
+            "K8S_POD_NAME=web-0",
+        ] {
+            assert_eq!(Args::parse(text).unwrap().pod, None, "{text}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) enum Action {
     Table {
         /// What becomes of it.
         change: Fate,
-        /// `bridge-domain`, `vtep`, `cross-connect`.
+        /// `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -71,6 +71,7 @@ pub(crate) fn plan(now: &Spec, wanted: &Spec) -> Result<Vec<Action>, Refused> {
         &wanted.bridge_domains,
     ));
     actions.extend(section("vtep", &now.vteps, &wanted.vteps));
+    actions.extend(section("address-pool", &now.address_pools, &wanted.address_pools));
     actions.extend(cross_connects(now, wanted));
     // What goes, goes last: its place in the tables is gone by then.
     actions.extend(
@@ -285,6 +286,7 @@ mod tests {
   d: {kind: memory}
 bridge-domains: {red: {vlan: 10, vni: 7}}
 vteps: {v: {local: 192.0.2.1}}
+address-pools: {p: {subnets: [{subnet: 10.9.0.0/24}]}}
 cross-connects: [[c, d]]
 ";
 
@@ -332,6 +334,7 @@ cross-connects: [[c, d]]
                 "add d",
                 "add bridge-domain red ()",
                 "add vtep v ()",
+                "add address-pool p ()",
                 "add cross-connect c-d ()"
             ]
         );
@@ -394,6 +397,16 @@ cross-connects: [[c, d]]
                 "192.0.2.1",
                 "192.0.2.2",
                 &["change vtep v (local: 192.0.2.1 to 192.0.2.2)"],
+            ),
+            (
+                "{subnet: 10.9.0.0/24}]",
+                "{subnet: 10.9.0.0/24}], routes: [{to: 10.0.0.0/8, via: 10.9.0.1}]",
+                &[r#"change address-pool p (routes: absent to [{"to":"10.0.0.0/8","via":"10.9.0.1"}])"#],
+            ),
+            (
+                "address-pools: {p:",
+                "address-pools: {q:",
+                &["add address-pool q ()", "remove address-pool p ()"],
             ),
             ("[[c, d]]", "[[d, c]]", &[]),
         ] {

@@ -3,6 +3,7 @@
 use clearway_tests::{Daemon, Netns, Node, Ping, TcpProbe, Testpmd, ready, wait_for};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -152,6 +153,52 @@ fn what_went_meanwhile_is_found() {
         daemon.stop();
         node.add_pod();
     }
+}
+
+/// A pod ends without a DEL, and another one has its namespace's path, as with names of `ip netns` and numbers of
+/// processes: the kernel gives it the same inode as well.
+#[test]
+fn another_pod_at_the_same_path_is_let_be() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(2);
+    let daemon = node.daemon();
+    for mode in ["tap", "veth"] {
+        let network = node.network("1.0.0", json!({"mode": mode, "ipam": node.host_local()}));
+        let (mut old, mut new) = (node.container(0), node.container(1));
+        (old.id, new.id) = (format!("{mode}-old"), format!("{mode}-new"));
+        network.add(&old).expect("attached");
+        let netns = |verb: &str| {
+            let name = node.pod(0).name();
+            let done = Command::new("ip").args(["netns", verb, name]).status();
+            assert!(
+                done.is_ok_and(|status| status.success()),
+                "ip netns {verb} {name}"
+            );
+        };
+        netns("del");
+        wait_for("the daemon sees that it is gone", SOON, || {
+            let all = daemon.get("attachments").to_string();
+            all.contains("does not exist").then_some(())
+        });
+        netns("add");
+        // Whatever the daemon tries with the old one, it does not do it here.
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(
+            node.pod(0).link("net1").is_none(),
+            "{mode}: {:?}",
+            node.pod(0).link("net1")
+        );
+        new.netns = old.netns.clone();
+        network.add(&new).expect("attached");
+        network.del(&old).expect("removed");
+        assert!(node.pod(0).link("net1").is_some(), "{mode}");
+        network.check(&new).expect("it is as it was");
+        network.del(&new).expect("removed");
+    }
+    node.assert_clean(&daemon);
+    daemon.stop();
 }
 
 /// The socket stays where it is: a guest that serves it goes on, one that connects comes again.

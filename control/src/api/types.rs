@@ -415,7 +415,7 @@ pub(crate) struct ApplyReport {
 pub(crate) struct ActionView {
     /// What is done.
     pub(crate) verb: Verb,
-    /// To what kind of thing: `port`, `bridge-domain`, `vtep`, `tunnel`, `cross-connect`, `worker`.
+    /// To what kind of thing: `port`, `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
     pub(crate) kind: String,
     /// Its name.
     pub(crate) name: String,

@@ -65,8 +65,9 @@ impl Fault {
 pub(crate) trait Ground: Send + Sync {
     /// Which network namespace this is; the daemon's own is refused.
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault>;
-    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is.
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault>;
+    /// Whether the pod has no interface of this name: one that is there is not ours, and stays what it is. Returns the
+    /// namespace as it can be told from any later one.
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault>;
     /// The segment's bridge domain, and the address pools.
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault>;
     /// Where the folder of a vhost-user socket is made.
@@ -109,8 +110,9 @@ impl HostGround {
         Self { handle, vhost }
     }
 
-    fn is_ours(&self, folder: &Path) -> bool {
-        folder.parent() == Some(&self.vhost)
+    /// Whether a folder was made for this socket alone. One that the user names may be anywhere, also beside these.
+    fn is_ours(&self, folder: &Path, known: &Known) -> bool {
+        folder == self.vhost_folder(&known.attachment.port)
     }
 }
 
@@ -119,8 +121,10 @@ impl Ground for HostGround {
         Ok(PodNetns::open(path)?)
     }
 
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
-        Ok(netns.enter()?.name_is_free(interface)?)
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault> {
+        let mut pod = netns.enter()?;
+        pod.name_is_free(interface)?;
+        Ok(pod.netns().clone())
     }
 
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
@@ -179,7 +183,7 @@ impl Ground for HostGround {
         };
         make_folder(
             folder,
-            self.is_ours(folder),
+            self.is_ours(folder, known),
             known.attachment.wanted.vhost.as_ref(),
         )
     }
@@ -230,15 +234,21 @@ impl Ground for HostGround {
 
     fn remove_tap(&self, known: &Known) -> Result<(), Fault> {
         // With the namespace the TAP is gone.
-        if known.netns.still_there().is_ok() {
-            known.netns.enter()?.delete_tap(&known.attachment.id.interface)?;
+        if known.netns.still_there().is_err() {
+            return Ok(());
         }
+        match known.netns.enter() {
+            Ok(mut pod) => pod.delete_tap(&known.attachment.id.interface)?,
+            // Another pod's has its path and its inode now, and maybe a TAP of this name.
+            Err(PodError::Gone(_) | PodError::Replaced(_)) => false,
+            Err(error) => return Err(error.into()),
+        };
         Ok(())
     }
 
     fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
         let folder = known.attachment.socket.as_deref().and_then(Path::parent);
-        let Some(folder) = folder.filter(|folder| self.is_ours(folder)) else {
+        let Some(folder) = folder.filter(|folder| self.is_ours(folder, known)) else {
             return Ok(());
         };
         match fs::remove_dir_all(folder) {

@@ -136,7 +136,7 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         ));
     }
     if wanted.ipam == Ipam::Awaited && wanted.kind == AttachKind::VhostUser {
-        return invalid(
+        return Err(
             "addresses are awaited through an interface, and a socket has none in the pod".to_owned(),
         );
     }

@@ -91,6 +91,11 @@ struct State {
 }
 
 impl State {
+    /// Whether it was begun or half removed, and is not on its way: neither complete nor waiting for its addresses.
+    fn is_left(&self, known: &Known) -> bool {
+        !known.is_ready() && !self.awaiting.contains(&known.attachment.id)
+    }
+
     fn commit(&mut self, id: &AttachmentId, changes: &[Change]) -> Result<(), AttachError> {
         self.store.commit(changes).map_err(|source| AttachError::Store {
             id: id.clone(),
@@ -149,9 +154,15 @@ impl Manager {
     /// Takes away what was not completed, or not removed to the end: what a crash or a failure left.
     pub(super) fn finish(&self) {
         for id in self.ids(|known| !known.is_ready()) {
-            match self.remove(&id) {
-                Ok(_) => tracing::info!(attachment = %id, "was not complete: removed"),
-                Err(error) => tracing::warn!(attachment = %id, %error, "was not removed; it is tried again"),
+            // Its runtime may have added it anew while another one was removed.
+            match self.remove_if(&id, State::is_left) {
+                Ok(Some(_)) => tracing::info!(attachment = %id, "was not complete: removed"),
+                Ok(None) => {}
+                Err(error) => {
+                    if self.note(&id, &[format!("it was not removed: {error}")]) {
+                        tracing::warn!(attachment = %id, %error, "was not removed; it is tried again");
+                    }
+                }
             }
         }
     }
@@ -175,12 +186,15 @@ impl Manager {
     pub(crate) fn add(&self, id: &AttachmentId, wanted: Attach) -> Result<Attachment, AttachError> {
         known::check(id, &wanted).map_err(AttachError::Invalid)?;
         let failed = |fault| AttachError::step(id, fault, false);
-        let netns = self.ground.netns(&wanted.netns).map_err(failed)?;
+        let mut netns = self.ground.netns(&wanted.netns).map_err(failed)?;
         let standing = self.ground.standing(&wanted.segment).map_err(failed)?;
         drop(self.vacant(id)?);
         // Before anything is written down: what a record has is taken away again, whoever made it.
         if wanted.kind != AttachKind::VhostUser {
-            self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+            netns = self.ground.name_is_free(&netns, &id.interface).map_err(failed)?;
+        }
+        if wanted.kind == AttachKind::Tap {
+            self.supersede(id, &netns)?;
         }
         let awaits = wanted.ipam == Ipam::Awaited;
         let known = self.enter(id, wanted, netns, standing)?;
@@ -205,16 +219,34 @@ impl Manager {
 
     /// Waits until nobody works on this one, and takes away what was not completed; one that is complete is an error.
     fn vacant(&self, id: &AttachmentId) -> Result<MutexGuard<'_, State>, AttachError> {
-        let state = self.idle(id);
-        match state.all.get(id) {
-            None => return Ok(state),
-            Some(there) if there.is_ready() || state.awaiting.contains(id) => {
-                return Err(AttachError::Exists(id.clone()));
+        loop {
+            let state = self.idle(id);
+            match state.all.get(id) {
+                None => return Ok(state),
+                Some(there) if there.is_ready() || state.awaiting.contains(id) => {
+                    return Err(AttachError::Exists(id.clone()));
+                }
+                Some(_) => drop(state),
             }
-            Some(_) => drop(state),
+            // Whoever else waited for this may be quicker, and have added it by now.
+            self.remove_if(id, State::is_left)?;
         }
-        self.remove(id)?;
-        Ok(self.idle(id))
+    }
+
+    /// Takes away the TAP of a pod that has ended, and whose namespace had this one's path: two ports can't have the same
+    /// interface there. Its DEL finds nothing then.
+    fn supersede(&self, id: &AttachmentId, netns: &PodNetns) -> Result<(), AttachError> {
+        let ended = |known: &Known| {
+            known.attachment.wanted.kind == AttachKind::Tap
+                && known.attachment.id.interface == id.interface
+                && known.netns.was_before(netns)
+        };
+        for old in self.ids(ended) {
+            if self.remove_if(&old, |_, known| ended(known))?.is_some() {
+                tracing::info!(attachment = %old, by = %id, "its pod has ended, and another one has its namespace's path");
+            }
+        }
+        Ok(())
     }
 
     /// Writes down that it is being made, with its addresses; from here on it is busy.
@@ -332,8 +364,18 @@ impl Manager {
 
     /// Takes one away; none: there was none.
     pub(crate) fn remove(&self, id: &AttachmentId) -> Result<Option<Attachment>, AttachError> {
+        self.remove_if(id, |_, _| true)
+    }
+
+    /// The same, if it is `wanted` to go when nobody works on it.
+    fn remove_if(
+        &self,
+        id: &AttachmentId,
+        wanted: impl FnOnce(&State, &Known) -> bool,
+    ) -> Result<Option<Attachment>, AttachError> {
         let mut state = self.idle(id);
-        let Some(mut known) = state.all.get(id).cloned() else {
+        let found = state.all.get(id).filter(|known| wanted(&state, known));
+        let Some(mut known) = found.cloned() else {
             return Ok(None);
         };
         if known.is_ready() {
@@ -433,10 +475,15 @@ impl Manager {
         found
     }
 
-    fn note(&self, id: &AttachmentId, problems: &[String]) {
-        if let Some(known) = self.lock().all.get_mut(id) {
-            known.attachment.problems = problems.to_vec();
-        }
+    /// Takes down what is wrong with one, and says whether that is news.
+    fn note(&self, id: &AttachmentId, problems: &[String]) -> bool {
+        let mut state = self.lock();
+        let Some(known) = state.all.get_mut(id) else {
+            return false;
+        };
+        let news = known.attachment.problems != problems;
+        known.attachment.problems = problems.to_vec();
+        news
     }
 
     /// Removes all of a network that are not named. Gives those that were.

@@ -33,10 +33,14 @@ enum Plan {
     Ends(usize),
 }
 
+type Work = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Steps {
     plan: Plan,
     done: Vec<&'static str>,
+    /// What somebody else does meanwhile, once: before the next step of this name.
+    meanwhile: Option<(&'static str, Work)>,
 }
 
 #[derive(Clone, Default)]
@@ -44,10 +48,12 @@ struct Script(Arc<Mutex<Steps>>);
 
 impl Script {
     fn play(&self, plan: Plan) {
-        *self.lock() = Steps {
-            plan,
-            done: Vec::new(),
-        };
+        let mut steps = self.lock();
+        (steps.plan, steps.done) = (plan, Vec::new());
+    }
+
+    fn meanwhile(&self, step: &'static str, work: impl FnOnce() + Send + 'static) {
+        self.lock().meanwhile = Some((step, Box::new(work)));
     }
 
     /// How many steps were tried.
@@ -65,6 +71,10 @@ impl Script {
         injected: impl FnOnce(String) -> E,
         step: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
+        let meanwhile = self.lock().meanwhile.take_if(|(before, _)| *before == name);
+        if let Some((_, work)) = meanwhile {
+            work();
+        }
         let (number, plan) = {
             let mut steps = self.lock();
             steps.done.push(name);
@@ -99,7 +109,7 @@ impl<G: Ground> Ground for Scripted<G> {
     fn netns(&self, path: &Path) -> Result<PodNetns, Fault> {
         self.ground.netns(path)
     }
-    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<(), Fault> {
+    fn name_is_free(&self, netns: &PodNetns, interface: &str) -> Result<PodNetns, Fault> {
         self.ground.name_is_free(netns, interface)
     }
     fn standing(&self, segment: &Segment) -> Result<Standing, Fault> {
@@ -173,7 +183,7 @@ struct Scene {
     ports: Arc<Mutex<BTreeSet<Name>>>,
     pod: Container,
     folder: tempfile::TempDir,
-    daemon: Manager,
+    daemon: Arc<Manager>,
 }
 
 impl Scene {
@@ -185,7 +195,7 @@ impl Scene {
         let ground = Arc::new(HostGround::new(handle, folder.path().join("vhost")));
         let (store, script) = (MemoryStore::default(), Script::default());
         Self {
-            daemon: manager(&ground, &store, &script),
+            daemon: Arc::new(manager(&ground, &store, &script)),
             ground,
             store,
             script,
@@ -198,7 +208,7 @@ impl Scene {
     /// The daemon ends, and another one begins: the engine is empty but for what the attachments ask for.
     fn restart(&mut self, plan: Plan) {
         self.script.play(plan);
-        self.daemon = manager(&self.ground, &self.store, &self.script);
+        self.daemon = Arc::new(manager(&self.ground, &self.store, &self.script));
         *self.ports() = self.daemon.ports().into_keys().collect();
         self.daemon.finish();
     }
@@ -567,6 +577,78 @@ fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
 }
 
 #[test]
+fn what_is_added_anew_while_the_old_is_cleared_away_stays() {
+    let mut scene = Scene::new();
+    let other = Container::start();
+    let mut elsewhere = scene.wanted(AttachKind::Veth);
+    elsewhere.netns = other.path();
+    for (container, wanted) in [("a", elsewhere), ("b", scene.wanted(AttachKind::Veth))] {
+        // The pair is made, and that is all that this daemon can do.
+        scene.script.play(Plan::Ends(2));
+        scene.daemon.add(&id(container), wanted).expect_err("it ended");
+    }
+    let half_made = |scene: &Scene| {
+        let all = scene.daemon.list().into_iter();
+        all.filter(|one| one.state != AttachmentState::Ready).count()
+    };
+    assert_eq!(half_made(&scene), 2);
+    scene.script.play(Plan::Nothing);
+    let (daemon, wanted) = (scene.daemon.clone(), scene.wanted(AttachKind::Veth));
+    scene.script.meanwhile("close_port", move || {
+        daemon.add(&id("b"), wanted).expect("added anew");
+    });
+    scene.daemon.finish();
+    let left: Vec<_> = scene.daemon.list().into_iter().map(|one| one.id).collect();
+    assert_eq!(left, [id("b")]);
+    assert_eq!(scene.traces(AttachKind::Veth), WHOLE);
+}
+
+#[test]
+fn of_many_that_find_the_same_remains_one_adds() {
+    let mut scene = Scene::new();
+    for _ in 0..10 {
+        scene.script.play(Plan::Ends(2));
+        let mut wanted = scene.wanted(AttachKind::Veth);
+        wanted.ipam = Ipam::None;
+        scene.daemon.add(&id("c"), wanted.clone()).expect_err("it ended");
+        scene.script.play(Plan::Nothing);
+        let daemon = &scene.daemon;
+        let added: usize = std::thread::scope(|scope| {
+            let add = || usize::from(daemon.add(&id("c"), wanted.clone()).is_ok());
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(add)).collect();
+            let added = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            added.sum()
+        });
+        assert_eq!(added, 1);
+        assert_eq!(scene.daemon.list().len(), 1);
+        let [record, port, thing, _] = scene.traces(AttachKind::Veth);
+        assert!(record && port && thing);
+        scene.daemon.remove(&id("c")).expect("nothing fails now");
+    }
+}
+
+#[test]
+fn why_one_could_not_be_removed_is_told() {
+    let scene = Scene::new();
+    scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::Veth))
+        .expect("added");
+    scene.script.play(Plan::Ends(1));
+    scene.daemon.remove(&id("c")).expect_err("it ended");
+    scene.daemon.finish();
+    let [one] = &scene.daemon.list()[..] else {
+        panic!("it is there");
+    };
+    assert_eq!(one.state, AttachmentState::Removing);
+    assert!(
+        one.problems.join("; ").contains("nobody does close_port"),
+        "{:?}",
+        one.problems
+    );
+}
+
+#[test]
 fn what_others_changed_is_found_and_put_right() {
     let scene = Scene::new();
     let there = scene
@@ -595,6 +677,25 @@ fn what_others_changed_is_found_and_put_right() {
     let address = scene.pod.ip("address show dev net1")[0]["addr_info"].to_string();
     let wanted = there.addresses.ips[0].address.addr().to_string();
     assert!(address.contains(&wanted), "{address}");
+}
+
+#[test]
+fn a_folder_that_the_user_names_is_not_removed() {
+    let scene = Scene::new();
+    // Beside those that are made for one socket each: two pods share it.
+    let shared = scene.folder.path().join("vhost/shared");
+    for (container, file) in [("a", "a.sock"), ("b", "b.sock")] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(shared.clone()),
+            file: Some(file.to_owned()),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id(container), wanted).expect("added");
+        std::fs::write(shared.join(file), "").expect("the folder is there");
+    }
+    scene.daemon.remove(&id("a")).expect("removed");
+    assert!(shared.join("b.sock").exists());
 }
 
 #[test]

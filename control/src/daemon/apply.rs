@@ -171,7 +171,7 @@ impl Control {
             let Some(port) = spec.ports.get(name) else {
                 continue;
             };
-            let claim = self.opener().claim(port);
+            let claim = self.pod_is_there(name).and_then(|()| self.opener().claim(port));
             match claim {
                 Err(OpenError::Fatal(reason)) if !self.tolerates(name) => {
                     self.abandon(claims);

@@ -15,6 +15,7 @@ use clearway_config::attach::{AttachmentId, Segment};
 use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
 
 use super::control::Control;
+use super::open::OpenError;
 use super::ports::PortState;
 use super::vhost;
 use crate::handle::{ApiError, ErrorCode};
@@ -177,16 +178,19 @@ impl Control {
 
     /// Closes the port of an attachment, if it is there.
     pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
+        if !self.attached.contains_key(name) {
+            return Ok(());
+        }
+        if self.spec.ports.contains_key(name) {
+            let mut spec = self.spec.clone();
+            spec.ports.remove(name);
+            // What could not be closed stays known: it is tried again, and is nobody else's.
+            self.carry_out(spec, &[Action::RemovePort(name.clone())])
+                .map_err(ApiError::failed)?;
+        }
         let Some(attached) = self.attached.remove(name) else {
             return Ok(());
         };
-        if !self.spec.ports.contains_key(name) {
-            return Ok(());
-        }
-        let mut spec = self.spec.clone();
-        spec.ports.remove(name);
-        self.carry_out(spec, &[Action::RemovePort(name.clone())])
-            .map_err(ApiError::failed)?;
         if let Some(socket) = &attached.port.socket {
             vhost::remove_record(socket, &self.state_dir);
         }
@@ -204,6 +208,18 @@ impl Control {
             || "it is not in the engine: restart the daemon".to_owned(),
             |missing| missing.to_string(),
         ))
+    }
+
+    /// Whether a TAP's pod is still there: whoever opens a TAP makes it, and must not in the namespace of another pod that
+    /// has the path of this one now.
+    pub(super) fn pod_is_there(&self, name: &Name) -> Result<(), OpenError> {
+        match self.attached.get(name) {
+            Some(attached) if attached.port.kind == PortKind::Tap => {
+                let there = attached.netns.enter().map(drop);
+                there.map_err(|error| OpenError::Wait(error.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// At the start a pod's port that can't be opened must not keep all others from forwarding.

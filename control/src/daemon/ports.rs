@@ -182,8 +182,9 @@ impl Control {
         };
         let ours = self.ours(&self.spec, name);
         let has_service = has_service(&self.spec, name);
+        let there = self.pod_is_there(name);
         let mut opener = self.opener();
-        let claim = opener.claim(&port);
+        let claim = there.and_then(|()| opener.claim(&port));
         match claim.and_then(|claim| opener.open(&port, claim, has_service, &ours)) {
             Ok(open) => {
                 self.install(name, &port, open, ours);

@@ -306,6 +306,11 @@ impl Netlink {
         Ok(self)
     }
 
+    /// Which network namespace this socket is in, for good; `None`: the kernel can't tell.
+    pub(super) fn netns_cookie(&self) -> Result<Option<u64>, HostError> {
+        clearway_io::netns_cookie(self.socket.as_fd()).map_err(HostError::Socket)
+    }
+
     /// Sends a request and returns what the kernel answers, up to its acknowledgement or the end of the list.
     /// A list that changed while it was read is read again.
     pub(super) fn transact(&mut self, message: Message) -> Result<Vec<Reply>, Refusal> {

@@ -11,8 +11,9 @@
 //! addresses when the caller has time.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -244,7 +245,11 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(&lock_path)
+        .map_err(failed)?;
+    // Whoever may read it can take the lock, and no daemon would start. Older releases let everybody.
+    file.set_permissions(Permissions::from_mode(0o600))
         .map_err(failed)?;
     // The file stays for ever: removing it would take the lock away from under who comes next.
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {

@@ -123,6 +123,20 @@ fn the_files_are_for_root_alone() {
 }
 
 #[test]
+fn nobody_else_can_take_the_lock() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path) = folder();
+    let lock = path.with_extension("redb.lock");
+    // As older releases made it.
+    fs::create_dir_all(path.parent().expect("it has one")).expect("a folder can be made");
+    fs::write(&lock, "").expect("a file can be made");
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).expect("it is ours");
+    let _store = FileStore::open(&path).expect("there is none yet");
+    let mode = fs::metadata(&lock).expect("it is locked").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn a_reboot_ends_attachments_and_leases() {
     let (_folder, path) = folder();
     let mut store = FileStore::open_at(&path, BOOT).unwrap();

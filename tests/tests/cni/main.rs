@@ -237,6 +237,42 @@ fn drift_is_found_and_put_right() {
     daemon.stop();
 }
 
+/// More room in a pool, and nothing else, is a change like any other.
+#[test]
+fn a_pool_grows_while_it_is_in_use() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(2);
+    let daemon = node.daemon_of(&node.config_with_pool_of(1));
+    let network = node.network("1.1.0", json!({"mode": "veth", "ipam": {"type": "clearway"}}));
+    let (a, b) = (node.container(0), node.container(1));
+    good(network.add(&a));
+    failed(network.add(&b), 102, &["pods", "exhausted"]);
+    let larger = node.config_with_pool_of(2);
+    let plan = daemon.try_apply(&larger, "--dry-run");
+    assert!(
+        plan.code == 0 && plan.text().contains("address-pool"),
+        "{}",
+        plan.text()
+    );
+    failed(network.add(&b), 102, &["pods", "exhausted"]);
+    daemon.apply(&larger);
+    let result = good(network.add(&b));
+    assert_eq!(result["ips"][0]["address"], "10.7.0.11/16");
+    // What is given out stays in.
+    let smaller = daemon.try_apply(&node.config_with_pool_of(1), "--dry-run");
+    assert!(
+        smaller.code != 0 && smaller.text().contains("10.7.0.11"),
+        "{}",
+        smaller.text()
+    );
+    good(network.del(&a));
+    good(network.del(&b));
+    node.assert_clean(&daemon);
+    daemon.stop();
+}
+
 /// A configuration never leaves a pod without its segment; VLANs move with their domains.
 #[test]
 fn a_pods_segment_stays() {

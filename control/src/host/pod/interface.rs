@@ -64,13 +64,18 @@ pub(crate) struct PodInterface {
 }
 
 impl PodNetns {
-    /// Opens a socket in the namespace.
+    /// Opens a socket in the namespace, if it is still the one that was entered before.
     pub(crate) fn enter(&self) -> Result<Pod, PodError> {
         let rtnl = self.run(|| Ok(Netlink::open(netlink_sys::protocols::NETLINK_ROUTE)?.guarded(MOST)?))?;
-        Ok(Pod {
-            netns: self.clone(),
-            rtnl,
-        })
+        let cookie = rtnl.netns_cookie()?;
+        if self.cookie.is_some_and(|known| Some(known) != cookie) {
+            return Err(PodError::Replaced(self.path.clone()));
+        }
+        let netns = Self {
+            cookie,
+            ..self.clone()
+        };
+        Ok(Pod { netns, rtnl })
     }
 }
 
@@ -110,6 +115,11 @@ impl Pod {
             .filter(|(_, wanted)| taken(wanted))
             .map(|(route, _)| route.clone())
             .collect())
+    }
+
+    /// The namespace, as it can be told from any later one.
+    pub(crate) fn netns(&self) -> &PodNetns {
+        &self.netns
     }
 
     /// Whether nothing has this name: what is there already is somebody else's.

@@ -39,10 +39,16 @@ pub(crate) use settings::{Difference, PodRoute, Wanted, differences};
 pub(crate) use veth::{HostEnd, Veth};
 
 /// The network namespace of a pod: the path of its file, and which one was found there.
+///
+/// The kernel gives the inode of a namespace that has ended to the next one, so it tells two apart only while both are
+/// there. The cookie tells any two apart; it takes a socket in the namespace, and is known once it was entered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodNetns {
     path: PathBuf,
     inode: NetnsInode,
+    /// Absent before it was entered first, with kernels before 5.14, and in what older releases wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cookie: Option<u64>,
 }
 
 impl PodNetns {
@@ -57,6 +63,7 @@ impl PodNetns {
         Ok(Self {
             path: path.to_owned(),
             inode,
+            cookie: None,
         })
     }
 
@@ -70,9 +77,16 @@ impl PodNetns {
         self.inode
     }
 
-    /// Why it is not there any more; `Ok`: it is.
+    /// Why it is not there any more; `Ok`: it is, or one that was given its inode. [`PodNetns::enter`] tells these apart.
     pub(crate) fn still_there(&self) -> Result<(), PodError> {
         self.netns().map(drop)
+    }
+
+    /// Whether this is what the path of `other` led to before.
+    pub(crate) fn was_before(&self, other: &Self) -> bool {
+        let known = self.cookie.zip(other.cookie);
+        self.path == other.path
+            && (self.inode != other.inode || known.is_some_and(|(mine, theirs)| mine != theirs))
     }
 
     /// Its file, opened anew.

@@ -41,6 +41,16 @@ fn a_namespace_is_told_from_everything_else() {
     std::os::unix::fs::symlink(other.path(), &link).expect("a link can be made");
     assert!(matches!(linked.still_there(), Err(PodError::Replaced(path)) if path == link));
 
+    // One that has ended gives its inode to the next one: this is what is known of it then.
+    let entered = netns.enter().expect("its process lives").netns().clone();
+    let later = PodNetns {
+        path: other.path(),
+        inode: other.netns().inode,
+        ..entered
+    };
+    later.still_there().expect("path and inode say so");
+    assert!(matches!(later.enter().map(drop), Err(PodError::Replaced(path)) if path == other.path()));
+
     drop(container);
     let gone = netns.still_there().expect_err("its process has ended");
     assert!(
