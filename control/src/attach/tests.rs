@@ -33,12 +33,14 @@ enum Plan {
     Ends(usize),
 }
 
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Steps {
     plan: Plan,
     done: Vec<&'static str>,
     /// What somebody else does meanwhile, once: before the next step of this name.
-    meanwhile: Option<(&'static str, Box<dyn FnOnce() + Send>)>,
+    meanwhile: Option<(&'static str, Meanwhile)>,
 }
 
 #[derive(Clone, Default)]
