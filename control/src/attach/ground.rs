@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use clearway_config::Name;
 use clearway_config::attach::{Route, Segment, VhostSocket};
@@ -198,7 +199,7 @@ impl Ground for HostGround {
     fn announce(&self, known: &Known) {
         let attachment = &known.attachment;
         // Who is behind a socket speaks for itself.
-        if known.interface().is_none() {
+        if known.interface().is_none() || attachment.addresses.ips.is_empty() {
             return;
         }
         let addresses: Vec<_> = attachment
@@ -207,11 +208,18 @@ impl Ground for HostGround {
             .iter()
             .map(|ip| ip.address.addr())
             .collect();
-        let announced = known
-            .netns
-            .enter()
-            .and_then(|mut pod| pod.announce(&attachment.id.interface, attachment.mac, &addresses));
-        if let Err(error) = announced {
+        let (id, mac, netns) = (attachment.id.clone(), attachment.mac, known.netns.clone());
+        let announce = move || {
+            let announced = netns
+                .enter()
+                .and_then(|mut pod| pod.announce(&id.interface, mac, &addresses));
+            if let Err(error) = announced {
+                tracing::warn!(attachment = %id, %error, "its neighbours were not told where it is; they learn it from its packets");
+            }
+        };
+        // Whoever waits for the attachment need not wait for this.
+        let thread = thread::Builder::new().name("announce".to_owned());
+        if let Err(error) = thread.spawn(announce) {
             tracing::warn!(attachment = %attachment.id, %error, "its neighbours were not told where it is; they learn it from its packets");
         }
     }

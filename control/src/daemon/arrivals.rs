@@ -45,7 +45,9 @@ impl Arrivals {
     fn sort_in(&mut self, message: Message) {
         match message {
             Message::Guest(_) => self.guests.push_back(message),
-            Message::Request(_) | Message::Host | Message::Stop(_) => self.others.push_back(message),
+            Message::Request(_) | Message::Host | Message::Closed(_) | Message::Stop(_) => {
+                self.others.push_back(message);
+            }
         }
     }
 
@@ -83,7 +85,7 @@ mod tests {
             order.push(match message {
                 Message::Guest(_) => 'g',
                 Message::Host => 'h',
-                Message::Request(_) | Message::Stop(_) => 's',
+                Message::Request(_) | Message::Closed(_) | Message::Stop(_) => 's',
             });
         }
         order

@@ -184,13 +184,21 @@ impl Control {
         if self.spec.ports.contains_key(name) {
             let mut spec = self.spec.clone();
             spec.ports.remove(name);
+            // An interface of ours is deleted next. That of a socket or a TAP's is closed here.
+            let of_veth = self
+                .attached
+                .get(name)
+                .is_some_and(|of| of.port.kind == PortKind::AfXdp);
+            let actions = (!of_veth).then(|| Action::RemovePort(name.clone()));
             // What could not be closed stays known: it is tried again, and is nobody else's.
-            self.carry_out(spec, &[Action::RemovePort(name.clone())])
+            self.carry_out(spec, actions.as_slice())
                 .map_err(ApiError::failed)?;
         }
         let Some(attached) = self.attached.remove(name) else {
             return Ok(());
         };
+        // What the action has closed is not there any more.
+        self.let_go(name);
         if let Some(socket) = &attached.port.socket {
             vhost::remove_record(socket, &self.state_dir);
         }

@@ -13,6 +13,7 @@ use clearway_io::VlanFilter;
 use super::arrivals::Arrivals;
 use super::attached::AttachedPort;
 use super::groups::Groups;
+use super::leaving::Leaving;
 use super::open::{self, Open, OpenError, Ours};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
@@ -52,6 +53,8 @@ pub(super) struct Control {
     pub(super) tables: Tables,
     pub(super) facts: Facts,
     pub(super) ports: BTreeMap<Name, Entry>,
+    /// Ports of pods whose interfaces are being deleted.
+    pub(super) leaving: Vec<Leaving>,
     pub(super) underlay: Underlay,
     pub(super) state_dir: PathBuf,
     pub(super) started: Instant,
@@ -93,6 +96,7 @@ impl Control {
             tables: Tables::default(),
             facts: Facts::default(),
             ports: BTreeMap::new(),
+            leaving: Vec::new(),
             underlay: Underlay::open()?,
             state_dir,
             started: now,
@@ -169,6 +173,7 @@ impl Control {
                 Ok(Message::Request(request)) => self.answer(request),
                 Ok(Message::Host) => self.host_news(),
                 Ok(Message::Guest(question)) => self.guest_asks(question),
+                Ok(Message::Closed(closed)) => self.closed(&closed),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Only when nobody can reach us any more: nothing is left to do.
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -201,6 +206,7 @@ impl Control {
         self.engine.age();
         self.compiler.settle();
         self.look_at_taps();
+        self.look_after_leaving();
         let elapsed = now.duration_since(self.loads_at).as_nanos().max(1) as f64;
         self.loads_at = now;
         for (load, report) in self.loads.iter_mut().zip(self.engine.reports()) {
@@ -226,6 +232,7 @@ impl Control {
         let (interface, state) = match event {
             LinkEvent::Changed(state) => (state.name.clone(), Some(state)),
             LinkEvent::Gone { name, ifindex } => {
+                self.close_left(ifindex);
                 // One of the same name may be there already.
                 let ours = |entry: &Entry| entry.link().is_some_and(|link| link.ifindex == ifindex);
                 for port in self.names(ours) {

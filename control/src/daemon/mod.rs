@@ -31,6 +31,7 @@ mod control;
 mod counters;
 mod groups;
 mod guests;
+mod leaving;
 mod need;
 mod open;
 mod ports;
@@ -122,6 +123,8 @@ enum Message {
     Host,
     /// The thread of a vhost-user port asks.
     Guest(vhost::Question),
+    /// The sockets of a pod that is gone were closed.
+    Closed(leaving::Closed),
     /// A signal: end.
     Stop(&'static str),
 }

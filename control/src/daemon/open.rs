@@ -482,15 +482,38 @@ impl Opener<'_> {
         };
         drop(open.guest);
         drop(open.pending);
-        if let Some(place) = open.place
-            && let Err(error) = self.groups.leave(self.engine, &place, queues)
-        {
+        if let Some(place) = open.place {
+            self.leave(&place, queues);
+        }
+    }
+
+    /// Gives the place of a port back whose sockets are closed.
+    pub(super) fn leave(&mut self, place: &Place, queues: usize) {
+        if let Err(error) = self.groups.leave(self.engine, place, queues) {
             tracing::error!(%error, "frame memory was not freed");
         }
     }
 }
 
+/// What holds an interface that is about to be deleted: no frame of it reaches the host while this is there.
+pub(super) struct Doomed {
+    _program: XdpProgram,
+    _promiscuous: Option<Promiscuous>,
+}
+
 impl Wire {
+    /// For an interface that is about to be deleted, and needs its settings no more.
+    pub(super) fn doom(self) -> Doomed {
+        if let Err(error) = self.changes.discard() {
+            // It is dropped when it is next looked at: its interface is gone then.
+            tracing::warn!(interface = %self.state.name, %error, "a journal is left");
+        }
+        Doomed {
+            _program: self.program,
+            _promiscuous: self._promiscuous,
+        }
+    }
+
     /// Detaches the program and gives the interface back as it was found.
     pub(super) fn give_back(self, host: &mut Host) {
         let Self {

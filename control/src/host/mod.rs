@@ -47,6 +47,7 @@ pub(crate) mod sysfs;
 pub(crate) mod tap;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unlink;
 pub(crate) mod watch;
 
 use std::io;

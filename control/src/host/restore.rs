@@ -198,6 +198,11 @@ impl Changes {
         host.set_mac(self.link.ifindex, mac)
     }
 
+    /// Forgets what was changed: the interface is about to be deleted.
+    pub(crate) fn discard(self) -> Result<(), HostError> {
+        self.journal.remove()
+    }
+
     /// Gives the interface back. What fails does not keep the rest from being restored; it stays in the journal
     /// and is returned. An interface that is gone needs nothing.
     pub(crate) fn restore(mut self, host: &mut Host) -> Vec<HostError> {

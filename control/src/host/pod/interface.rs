@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::settings::{self, MAIN};
-use super::veth::delete;
 use super::{Difference, PodError, PodNetns, PodRoute, Wanted, differences};
 use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, by_name, flags_request};
 use crate::host::netlink::{CREATE, DUMP, EXCL, Message, Netlink, REPLACE, Refusal, Reply, family, ip_bytes};
@@ -17,6 +16,7 @@ use crate::host::routes::{
     IFA_ADDRESS, IFA_LOCAL, IFADDR_LEN, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_VIA, RTAX_MTU,
     RTM_GETADDR, RTM_GETROUTE, RTMSG_LEN, RTN_UNICAST, via,
 };
+use crate::host::unlink::Unlinker;
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
@@ -199,7 +199,10 @@ impl Pod {
     /// Deletes a TAP of the pod's. Returns whether it was there; another interface of the name stays.
     pub(crate) fn delete_tap(&mut self, interface: &str) -> Result<bool, PodError> {
         match self.find(interface)? {
-            Some(link) if link.kind.as_deref() == Some("tun") => Ok(delete(&mut self.rtnl, link.ifindex)?),
+            Some(link) if link.kind.as_deref() == Some("tun") => {
+                let unlinker = self.netns.run(|| Ok(Unlinker::open()?))?;
+                Ok(unlinker.delete(link.ifindex)?)
+            }
             _ => Ok(false),
         }
     }

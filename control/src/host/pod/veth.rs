@@ -13,10 +13,10 @@ use nix::errno::Errno;
 use super::{PodError, PodNetns};
 use crate::host::links::{
     ADDRESS, EXT_MASK, IFF_UP, IFINFO_LEN, IFNAME, INFO_DATA, INFO_KIND, IfIndex, LINKINFO, Link, MTU,
-    NUM_RX_QUEUES, NUM_TX_QUEUES, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, SKIP_STATS, by_name, flags_request,
-    request,
+    NUM_RX_QUEUES, NUM_TX_QUEUES, RTM_GETLINK, RTM_NEWLINK, SKIP_STATS, by_name, flags_request, request,
 };
-use crate::host::netlink::{CREATE, DUMP, ECHO, EXCL, Message, Netlink};
+use crate::host::netlink::{CREATE, DUMP, ECHO, EXCL, Message};
+use crate::host::unlink::{Unlinker, delete};
 use crate::host::{Host, HostError};
 
 /// `IFLA_*`.
@@ -110,7 +110,7 @@ impl Host {
             .map_err(|refusal| refusal.during(format!("setting interface {ifindex} up")))
     }
 
-    /// Deletes a veth pair by the name of our end. Returns whether it was there.
+    /// Deletes a veth pair by the name of our end; nobody finds it any more when this returns. Returns whether it was there.
     pub(crate) fn delete_veth(&mut self, host_name: &str) -> Result<bool, PodError> {
         let Some(link) = by_name(&mut self.rtnl, host_name)?.as_ref().and_then(Link::parse) else {
             return Ok(false);
@@ -121,7 +121,7 @@ impl Host {
                 kind: link.kind.unwrap_or_else(|| "device".to_owned()),
             });
         }
-        Ok(delete(&mut self.rtnl, link.ifindex)?)
+        Ok(Unlinker::open()?.delete(link.ifindex)?)
     }
 
     /// All veths of the host whose alias begins like this.
@@ -168,15 +168,5 @@ impl Host {
             },
             Err(error) => error.into(),
         }
-    }
-}
-
-/// Deletes an interface. Returns whether it was there.
-pub(super) fn delete(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<bool, HostError> {
-    match rtnl.transact(request(RTM_DELLINK, 0, ifindex.0)) {
-        Ok(_) => Ok(true),
-        // It went with its pod, between the look and the deletion.
-        Err(refusal) if refusal.is(Errno::ENODEV) => Ok(false),
-        Err(refusal) => Err(refusal.during(format!("deleting interface {ifindex}"))),
     }
 }
