@@ -21,9 +21,11 @@ use utoipa::ToSchema;
 
 use crate::api::types::{
     ApplyReport, BridgeDomainView, CounterView, DropsView, FdbAdd, FdbView, FlushReport, HealthView,
-    PortView, TunnelView, WorkerView,
+    ObjectView, PortView, TunnelView, WorkerView,
 };
 use crate::daemon::{AttachedPort, Standing};
+use crate::objects::{Objects, Version};
+use crate::store::Owner;
 
 /// How long the control thread may take for an answer. Opening many ports takes the longest.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,8 +47,10 @@ pub(crate) enum Request {
     Drops(Reply<DropsView>),
     /// All counters of all ports, in the order of their names.
     Counters(Reply<Vec<CounterView>>),
-    /// The configuration in use.
-    Config(Reply<Spec>),
+    /// The configuration in use, and its version.
+    Config(Reply<(Spec, Version)>),
+    /// All objects of the configuration, and the ports of attachments, in the order of kind and name.
+    Objects(Reply<Vec<ObjectView>>),
     /// Make it so, or only say what would be done. The spec is valid by itself; what only the host knows is not
     /// checked yet.
     Apply {
@@ -54,8 +58,13 @@ pub(crate) enum Request {
         spec: Box<Spec>,
         /// Change nothing.
         dry_run: bool,
+        /// Who wants it: the file, if it is what that says, or whoever applies it.
+        by: Owner,
+        /// Only if the configuration in use is of one of these generations; else it is a
+        /// [`ErrorCode::PreconditionFailed`].
+        only_if: Option<Vec<u64>>,
         /// What was done.
-        reply: Reply<ApplyReport>,
+        reply: Reply<Applied>,
     },
     /// Add a station by hand, or replace where it is.
     FdbAdd {
@@ -113,6 +122,15 @@ pub(crate) enum Request {
     Health(Reply<HealthView>),
 }
 
+/// What came of an `apply`.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    /// For whoever asked.
+    pub(crate) report: ApplyReport,
+    /// The versions of what is in use now: for the store.
+    pub(crate) objects: Arc<Objects>,
+}
+
 /// Which entries of the forwarding database are meant; all, where nothing is named. A domain or port that does not
 /// exist is an [`ErrorCode::NotFound`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -160,13 +178,7 @@ impl Handle {
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_dropped)) => Err(ApiError::shutting_down()),
-            Err(_elapsed) => Err(ApiError::new(
-                ErrorCode::Timeout,
-                format!(
-                    "the daemon's control thread did not answer within {} s; its log says what it is doing",
-                    PATIENCE.as_secs()
-                ),
-            )),
+            Err(_elapsed) => Err(ApiError::too_slow()),
         }
     }
 }
@@ -196,6 +208,8 @@ pub(crate) enum ErrorCode {
     MethodNotAllowed,
     /// 409: it cannot be done in the present state.
     Conflict,
+    /// 412: what was to be changed is not any more what the request says (`If-Match`).
+    PreconditionFailed,
     /// 413: the request's body is too long.
     TooLarge,
     /// 422: the configuration is wrong; `details` has every error.
@@ -259,6 +273,15 @@ impl ApiError {
     /// It was tried and failed.
     pub(crate) fn failed(error: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Failed, error.to_string())
+    }
+
+    /// No answer in time.
+    pub(crate) fn too_slow() -> Self {
+        let message = format!(
+            "the daemon's control thread did not answer within {} s; its log says what it is doing",
+            PATIENCE.as_secs()
+        );
+        Self::new(ErrorCode::Timeout, message)
     }
 
     fn shutting_down() -> Self {

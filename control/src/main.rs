@@ -15,6 +15,7 @@ mod compile;
 mod daemon;
 mod handle;
 mod host;
+mod objects;
 mod reconcile;
 mod store;
 

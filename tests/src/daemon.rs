@@ -233,6 +233,17 @@ impl<'a> Daemon<'a> {
         out.stdout
     }
 
+    /// Writes `text` to its configuration file and applies that, as `systemctl reload` does.
+    ///
+    /// # Panics
+    /// If it is refused; with the daemon's log.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> String {
+        let file = self.dir.path().join("clearway.yaml");
+        write(&file, text);
+        self.cli(&format!("apply -f {}", file.display()))
+    }
+
     /// One request to the API, without the command line: status and body.
     ///
     /// # Panics

@@ -7,12 +7,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const NOUNS: [&str; 7] = [
+const NOUNS: [&str; 8] = [
     "ports",
     "workers",
     "bridge-domains",
     "fdb",
     "tunnels",
+    "objects",
     "drops",
     "counters",
 ];

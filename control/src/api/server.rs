@@ -29,8 +29,13 @@ impl Server {
         Socket::bind(path).map(|socket| Self { socket })
     }
 
-    /// Answers from now on, with what the control thread behind `handle` says.
-    pub(crate) fn start(self, handle: Handle, attachments: Attachments) -> Result<Running, SocketError> {
+    /// Answers from now on, with what the control thread behind `handle` says. `file` is where the configuration is from.
+    pub(crate) fn start(
+        self,
+        handle: Handle,
+        attachments: Attachments,
+        file: Option<PathBuf>,
+    ) -> Result<Running, SocketError> {
         let failed = |source| SocketError::Thread {
             path: self.socket.path().to_owned(),
             source,
@@ -41,12 +46,13 @@ impl Server {
             .enable_all()
             .build()
             .map_err(failed)?;
+        let router = routes::router(handle.clone(), attachments, file);
         let path = self.socket.path().to_owned();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("api".into())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(serve(listener, path, handle, attachments, stopped)) {
+                if let Err(error) = runtime.block_on(serve(listener, path, handle, router, stopped)) {
                     tracing::error!(%error, "the API stopped answering; restart the daemon to get it back");
                 }
             })
@@ -90,7 +96,7 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     path: PathBuf,
     handle: Handle,
-    attachments: Attachments,
+    router: axum::Router,
     stopped: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
     let listener = Patient::new(tokio::net::UnixListener::from_std(listener)?, path);
@@ -99,8 +105,7 @@ async fn serve(
     }
     let stop = Arc::new(tokio::sync::Notify::new());
     let told = stop.clone();
-    let server = axum::serve(listener, routes::router(handle, attachments))
-        .with_graceful_shutdown(async move { told.notified().await });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move { told.notified().await });
     tokio::select! {
         result = server.into_future() => result,
         () = async {

@@ -1,5 +1,6 @@
 //! The API over a real socket, with a control thread that answers from fixed tables.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,35 +13,63 @@ use serde_json::{Value, json};
 use super::server::Running;
 use super::types::*;
 use super::{Attachments, Server};
-use crate::handle::{ApiError, FdbFilter, Handle, Request};
+use crate::attach::{HostGround, Manager};
+use crate::handle::{ApiError, Applied, ErrorCode, FdbFilter, Handle, Request};
+use crate::objects::{Objects, Version};
+use crate::store::{Fault, MemoryStore, ObjectKind, Owner, Record, Store};
 
 /// A server, and what its control thread was asked.
 struct Fixture {
+    store: MemoryStore,
     running: Option<Running>,
     dir: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
+    /// The control thread answers nobody while this is locked.
+    slow: Arc<Mutex<()>>,
 }
 
 impl Fixture {
+    /// Without a store.
     fn new() -> Self {
+        Self::with(|_, _| none())
+    }
+
+    /// With a store that is of the configuration in `clearway.yaml` of its folder, generation 1.
+    fn kept() -> Self {
+        Self::with(|store, handle| {
+            let ground = Box::new(HostGround::new(handle, PathBuf::from("/nowhere")));
+            let manager = Manager::open(Box::new(store), ground).unwrap();
+            manager.resume(&Spec::default(), |_| Ok(()));
+            Ok(Arc::new(manager))
+        })
+    }
+
+    fn with(attachments: impl FnOnce(MemoryStore, Handle) -> Attachments) -> Self {
         let (send, requests) = mpsc::channel();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
+        let slow = Arc::new(Mutex::new(()));
+        let wait = slow.clone();
         std::thread::spawn(move || {
             for request in requests {
                 log.lock().unwrap().push(format!("{request:?}"));
+                drop(wait.lock());
                 answer(request);
             }
         });
         let dir = tempfile::tempdir().unwrap();
         let server = Server::bind(&dir.path().join("api.sock")).unwrap();
-        let running = server
-            .start(Handle::new(move |request| send.send(request).is_ok()), none())
-            .unwrap();
+        let handle = Handle::new(move |request| send.send(request).is_ok());
+        let store = MemoryStore::default();
+        let attachments = attachments(store.clone(), handle.clone());
+        let file = dir.path().join("clearway.yaml");
+        let running = server.start(handle, attachments, Some(file)).unwrap();
         Self {
+            store,
             running: Some(running),
             dir,
             asked,
+            slow,
         }
     }
 
@@ -62,23 +91,45 @@ fn none() -> Attachments {
 }
 
 fn http(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (status, _, body) = exchange(socket, method, path, "", body);
+    (status, body)
+}
+
+/// Sends a request with more headers, each with a line end, and does not wait.
+fn request(socket: &Path, method: &str, path: &str, headers: &str, body: &str) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
+    stream
+}
+
+/// The same, and the answer: its status, its entity tag and its body.
+fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, Option<String>, Value) {
+    let mut stream = request(socket, method, path, headers, body);
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+    let body = serde_json::from_str(body).unwrap_or(Value::Null);
+    (status, tag.map(str::to_owned), body)
 }
 
 fn port(name: &str) -> PortView {
     PortView {
         name: name.into(),
+        owner: Owner::File,
+        generation: 3,
         kind: "memory".into(),
         guest: None,
         interface: None,
@@ -131,6 +182,8 @@ fn answer(request: Request) {
         }])),
         Request::BridgeDomains(reply) => reply.send(Ok(vec![BridgeDomainView {
             name: "red".into(),
+            owner: Owner::Apply,
+            generation: 1,
             vlan: Some(10),
             vni: Some(42),
             vtep: Some("v0".into()),
@@ -144,6 +197,8 @@ fn answer(request: Request) {
         Request::Fdb(_, reply) => reply.send(Ok(vec![station("02:00:00:00:00:01")])),
         Request::Tunnels(reply) => reply.send(Ok(vec![TunnelView {
             name: "v0/2001:db8::2".into(),
+            owner: Owner::File,
+            generation: 2,
             vtep: "v0".into(),
             local: "2001:db8::1".parse().unwrap(),
             remote: "2001:db8::2".parse().unwrap(),
@@ -157,19 +212,49 @@ fn answer(request: Request) {
         }])),
         Request::Drops(reply) => reply.send(Ok(drops())),
         Request::Counters(reply) => reply.send(Ok(vec![CounterView::of("a", std::iter::empty())])),
-        Request::Config(reply) => reply.send(Ok(Spec::default())),
-        Request::Apply { dry_run, reply, .. } => reply.send(Ok(ApplyReport {
-            actions: vec![ActionView {
-                verb: Verb::Add,
-                kind: "bridge-domain".into(),
-                name: "red".into(),
-                detail: String::new(),
-            }],
-            changed: true,
+        Request::Config(reply) => reply.send(Ok((Spec::default(), VERSION))),
+        Request::Objects(reply) => reply.send(Ok(vec![ObjectView {
+            kind: ObjectKind::Port,
+            name: "a".into(),
+            owner: Owner::File,
+            generation: 3,
+            changed_s: Some(1_700_000_000),
+            spec: json!({"kind": "memory"}),
+        }])),
+        Request::Apply {
+            only_if: Some(generations),
+            reply,
+            ..
+        } if !generations.contains(&VERSION.generation) => {
+            reply.send(Err(ApiError::new(ErrorCode::PreconditionFailed, "it is another")));
+        }
+        Request::Apply {
+            spec,
             dry_run,
-            epoch: 5,
-            warnings: Vec::new(),
-        })),
+            by,
+            reply,
+            ..
+        } => {
+            let objects = Objects::of(VERSION, BTreeMap::new());
+            let objects = objects.next(&Spec::default(), &spec, by, 9);
+            let report = ApplyReport {
+                actions: vec![ActionView {
+                    verb: Verb::Add,
+                    kind: "bridge-domain".into(),
+                    name: "red".into(),
+                    detail: String::new(),
+                }],
+                changed: true,
+                dry_run,
+                epoch: 5,
+                generation: objects.configuration.generation,
+                warnings: Vec::new(),
+            };
+            reply.send(Ok(Applied {
+                report,
+                objects: Arc::new(objects),
+            }));
+        }
         Request::FdbAdd { mac, reply, .. } => reply.send(Ok(station(&mac.to_string()))),
         Request::FdbDel { reply, .. } => reply.send(Err(ApiError::conflict("it is in the configuration"))),
         Request::FdbFlush(_, reply) => reply.send(Ok(FlushReport { removed: 7 })),
@@ -189,6 +274,12 @@ fn answer(request: Request) {
         })),
     }
 }
+
+const VERSION: Version = Version {
+    owner: Owner::File,
+    generation: 7,
+    changed_s: 1_700_000_000,
+};
 
 fn drops() -> DropsView {
     let mut ledger = Ledger {
@@ -221,6 +312,7 @@ fn example(path: &str) -> String {
                 "a"
             },
         ),
+        ("{kind}", "port"),
         ("{id}", "0"),
         ("{vtep}", "v0"),
         ("{remote}", "2001:db8::2"),
@@ -337,7 +429,7 @@ fn every_route_answers_as_described() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 28);
+    assert_eq!(tried, 30);
 }
 
 #[test]
@@ -403,6 +495,144 @@ fn a_configuration_goes_through_the_same_reader_as_a_file() {
 }
 
 #[test]
+fn a_change_can_be_made_for_one_generation_alone() {
+    let fixture = Fixture::new();
+    let put = |headers: &str| {
+        let body = "bridge-domains: {red: {}}";
+        exchange(&fixture.socket(), "PUT", "/v1/config", headers, body)
+    };
+    let (_, tag, _) = exchange(&fixture.socket(), "GET", "/v1/config", "", "");
+    assert_eq!(tag.as_deref(), Some("\"7\""));
+    for headers in [
+        "",
+        "If-Match: \"7\"\r\n",
+        "If-Match: *\r\n",
+        "If-Match: \"6\", \"7\"\r\n",
+        "If-Match: \"6\"\r\nIf-Match: \"7\"\r\n",
+    ] {
+        let (status, tag, answer) = put(headers);
+        assert_eq!(
+            (status, tag.as_deref()),
+            (200, Some("\"8\"")),
+            "{headers}: {answer}"
+        );
+        assert_eq!(answer["generation"], 8);
+    }
+    // Strong tags alone (RFC 9110 §13.1.1), and none of somebody else's.
+    for headers in [
+        "If-Match: \"6\"\r\n",
+        "If-Match: W/\"7\"\r\n",
+        "If-Match: \"sometext\"\r\n",
+    ] {
+        let (status, _, answer) = put(headers);
+        assert_eq!(
+            (status, &answer["code"]),
+            (412, &json!("precondition_failed")),
+            "{headers}"
+        );
+    }
+    fixture.asked();
+    for headers in ["If-Match: 7\r\n", "If-Match: \r\n", "If-Match: \"7\", 8\r\n"] {
+        let (status, _, answer) = put(headers);
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!("bad_request")),
+            "{headers}"
+        );
+    }
+    assert_eq!(fixture.asked(), Vec::<String>::new());
+}
+
+/// The records of a configuration's objects: `owner kind name generation`.
+fn kept(store: &MemoryStore) -> Vec<String> {
+    let say = |r: Record| format!("{} {} {} {}", r.owner, r.kind, r.key, r.generation);
+    let all = store.clone().load().unwrap().into_iter();
+    all.filter(|r| r.kind != ObjectKind::Setting).map(say).collect()
+}
+
+#[test]
+fn what_is_applied_is_kept_and_the_file_is_known_again() {
+    let fixture = Fixture::kept();
+    let put = |path: &str, body: &str| {
+        let (status, answer) = fixture.ask("PUT", path, body);
+        assert_eq!(status, 200, "{answer}");
+        answer["warnings"].clone()
+    };
+    let before = kept(&fixture.store);
+    assert_eq!(before, ["file config configuration 1", "file config file 1"]);
+    put("/v1/config?dry-run=true", "bridge-domains: {red: {}}");
+    assert_eq!(kept(&fixture.store), before);
+    fixture.store.fail(Fault::At(2));
+    let warnings = put("/v1/config", "bridge-domains: {red: {}}");
+    assert!(warnings[0].as_str().unwrap().contains("goes back"), "{warnings}");
+    assert_eq!(kept(&fixture.store), before);
+    // Once more is enough, though the control thread has it already.
+    assert_eq!(put("/v1/config", "bridge-domains: {red: {}}"), json!([]));
+    assert_eq!(
+        kept(&fixture.store),
+        [
+            "apply config configuration 8",
+            "file config file 1",
+            "apply bridge-domain red 1"
+        ]
+    );
+
+    // What the file says now, in whichever words.
+    let fixture = Fixture::kept();
+    let file = fixture.dir.path().join("clearway.yaml");
+    std::fs::write(file, "# mine\nbridge-domains:\n  red: {learning: true}\n").unwrap();
+    let (status, answer) = fixture.ask("PUT", "/v1/config", r#"{"bridge-domains": {"red": {}}}"#);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(
+        kept(&fixture.store),
+        [
+            "file config configuration 8",
+            "file config file 8",
+            "file bridge-domain red 1"
+        ]
+    );
+    let records = fixture.store.clone().load().unwrap();
+    let file = records.iter().find(|record| record.key == "file").unwrap();
+    assert!(file.value["bridge-domains"]["red"].is_object(), "{}", file.value);
+}
+
+/// A client that is interrupted while the engine changes: the store is of what the engine has.
+#[test]
+fn nobody_who_hangs_up_parts_engine_and_store() {
+    let fixture = Fixture::kept();
+    let (path, body) = ("/v1/config", "bridge-domains: {red: {}}");
+    let slow = fixture.slow.lock().unwrap();
+    let client = request(&fixture.socket(), "PUT", path, "", body);
+    let patience = std::time::Duration::from_secs(10);
+    let begun = std::time::Instant::now();
+    while fixture.asked().is_empty() {
+        assert!(begun.elapsed() < patience, "the control thread was not asked");
+    }
+    drop(client);
+    // The server sees the end of the connection meanwhile.
+    assert_eq!(http(&fixture.socket(), "GET", "/openapi.json", "").0, 200);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(slow);
+    while kept(&fixture.store).len() < 3 {
+        assert!(begun.elapsed() < patience, "the store has not heard of it");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn objects_are_of_the_control_thread_and_of_the_store() {
+    let fixture = Fixture::kept();
+    let (status, answer) = fixture.ask("GET", "/v1/objects/port/a", "");
+    assert_eq!((status, &answer["owner"]), (200, &json!("file")));
+    let (status, answer) = fixture.ask("GET", "/v1/objects/port/b", "");
+    let message = "no port is named \"b\"; there are: a";
+    assert_eq!((status, &answer["message"]), (404, &json!(message)));
+    let (status, answer) = fixture.ask("GET", "/v1/objects/attachment/c%2Fnet1", "");
+    let message = "no attachment is named \"c/net1\"; there is no attachment at all";
+    assert_eq!((status, &answer["message"]), (404, &json!(message)));
+}
+
+#[test]
 fn a_body_that_is_too_long_is_refused_and_garbage_is_not_sent_back() {
     let fixture = Fixture::new();
     let (status, answer) = fixture.ask("PUT", "/v1/config", &"x".repeat((32 << 20) + 1));
@@ -464,7 +694,7 @@ fn a_control_thread_that_ended_is_told() {
     let path = dir.path().join("api.sock");
     let running = Server::bind(&path)
         .unwrap()
-        .start(Handle::new(|_| false), none())
+        .start(Handle::new(|_| false), none(), None)
         .unwrap();
     let (status, answer) = http(&path, "GET", "/v1/ports", "");
     assert_eq!((status, &answer["code"]), (503, &json!("shutting_down")));
@@ -472,7 +702,7 @@ fn a_control_thread_that_ended_is_told() {
     // It dropped the request, as one does that ends in the middle of things.
     let running = Server::bind(&path)
         .unwrap()
-        .start(Handle::new(|_| true), none())
+        .start(Handle::new(|_| true), none(), None)
         .unwrap();
     assert_eq!(http(&path, "GET", "/v1/ports", "").0, 503);
     running.stop();

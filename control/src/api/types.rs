@@ -13,6 +13,8 @@ use clearway_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::store::{ObjectKind, Owner};
+
 /// Whether something forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -37,6 +39,10 @@ impl fmt::Display for State {
 pub(crate) struct PortView {
     /// The port's name in the configuration.
     pub(crate) name: String,
+    /// Who has said it as it is: `cni` for the port of an attachment.
+    pub(crate) owner: Owner,
+    /// Times that what is said of it was changed, from 1.
+    pub(crate) generation: u64,
     /// Its kind: `af-xdp`, `memory`, `pcapng`, `vhost-user`.
     pub(crate) kind: String,
     /// The network interface, for kinds that have one.
@@ -184,6 +190,10 @@ pub(crate) struct WorkerView {
 pub(crate) struct BridgeDomainView {
     /// Its name in the configuration.
     pub(crate) name: String,
+    /// Who has said it as it is.
+    pub(crate) owner: Owner,
+    /// Times that what is said of it was changed, from 1.
+    pub(crate) generation: u64,
     /// The VLAN that trunks carry it as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) vlan: Option<u16>,
@@ -284,6 +294,10 @@ pub(crate) struct FlushReport {
 pub(crate) struct TunnelView {
     /// `VTEP/REMOTE`, as in `v0/10.0.0.2`.
     pub(crate) name: String,
+    /// The VTEP's owner: a tunnel is no object of its own.
+    pub(crate) owner: Owner,
+    /// The VTEP's generation.
+    pub(crate) generation: u64,
     /// The local VTEP's name.
     pub(crate) vtep: String,
     /// Its address.
@@ -406,6 +420,8 @@ pub(crate) struct ApplyReport {
     pub(crate) dry_run: bool,
     /// The version of the tables in use now.
     pub(crate) epoch: u64,
+    /// The generation of the configuration in use now, which `If-Match` and `apply --if-generation` take.
+    pub(crate) generation: u64,
     /// What works, but not as well as it could.
     pub(crate) warnings: Vec<String>,
 }
@@ -446,6 +462,27 @@ impl fmt::Display for Verb {
             Self::Remove => "remove",
         })
     }
+}
+
+/// An object: what is wanted, by whom, and how often that has changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ObjectView {
+    /// What it is.
+    pub(crate) kind: ObjectKind,
+    /// Its name among these: that of the configuration, `PORT/PORT` for a pair of ports, `CONTAINER/INTERFACE` for an
+    /// attachment.
+    pub(crate) name: String,
+    /// Who has said it as it is.
+    pub(crate) owner: Owner,
+    /// Times that it was changed, from 1.
+    pub(crate) generation: u64,
+    /// When that was last, in seconds since 1970-01-01 UTC; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) changed_s: Option<u64>,
+    /// What is wanted: of an object of the configuration as /v1/config/schema describes it, defaults written out; of an
+    /// attachment what was asked for.
+    #[schema(value_type = Object)]
+    pub(crate) spec: serde_json::Value,
 }
 
 /// The daemon itself.

@@ -10,6 +10,7 @@ use clearway_config::{AddressPool, Name};
 
 use super::ground::{Fault, Ground};
 use super::ipam::{Holder, IpamError, LeaseRecord, Leases, StickyRecord};
+use super::kept::Kept;
 use super::known::{self, Known};
 use crate::daemon::{AttachedPort, Standing};
 use crate::host::pod::PodNetns;
@@ -79,8 +80,10 @@ pub(crate) struct Manager {
     ground: Box<dyn Ground>,
 }
 
-struct State {
-    store: Box<dyn Store>,
+pub(super) struct State {
+    pub(super) store: Box<dyn Store>,
+    /// What the store has of the configuration.
+    pub(super) kept: Kept,
     all: BTreeMap<AttachmentId, Known>,
     /// Those that a thread works on.
     busy: BTreeSet<AttachmentId>,
@@ -116,6 +119,7 @@ impl Manager {
     /// The attachments of a store. Nothing is done to the host yet.
     pub(crate) fn open(mut store: Box<dyn Store>, ground: Box<dyn Ground>) -> Result<Self, StoreError> {
         let mut all = BTreeMap::new();
+        let mut kept = Vec::new();
         let (mut leases, mut sticky) = (Vec::<LeaseRecord>::new(), Vec::<StickyRecord>::new());
         for record in store.load()? {
             match record.kind {
@@ -125,11 +129,12 @@ impl Manager {
                 }
                 ObjectKind::Lease => leases.push(record.read()?),
                 ObjectKind::Sticky => sticky.push(record.read()?),
-                ObjectKind::Config => {}
+                _ => kept.push(record),
             }
         }
         let state = State {
             store,
+            kept: Kept::found(kept),
             all,
             busy: BTreeSet::new(),
             awaiting: BTreeSet::new(),
@@ -533,20 +538,7 @@ impl Manager {
         }
     }
 
-    /// A record that is no attachment's.
-    pub(super) fn record(&self, kind: ObjectKind, key: &str) -> Result<Option<Record>, StoreError> {
-        let records = self.lock().store.load()?;
-        Ok(records
-            .into_iter()
-            .find(|record| record.kind == kind && record.key == key))
-    }
-
-    /// Changes records that are no attachment's.
-    pub(super) fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.lock().store.commit(changes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

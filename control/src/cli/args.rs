@@ -124,6 +124,9 @@ pub(crate) struct Apply {
     /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Only if the configuration in use is of this generation, which --dry-run tells: nobody has changed it since
+    #[arg(long, value_name = "N")]
+    pub(crate) if_generation: Option<u64>,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -141,14 +144,14 @@ pub(crate) struct Validate {
 /// Show what the daemon does
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What to show may be singular or short: p, w, bd, a, f, t, d, c. An example: clearway get p --watch=2"
+    after_help = "What to show may be singular or short: p, w, bd, a, f, t, o, d, c. An example: clearway get p --watch=2"
 )]
 pub(crate) struct Get {
     /// What to show
     #[arg(value_enum)]
     pub(crate) what: What,
     /// Only this one: a port, worker, domain, attachment (container, pod or port), tunnel (VTEP/REMOTE) or drop reason. For `fdb` the bridge domain, for `counters`
-    /// the port
+    /// the port, for `objects` a kind or KIND/NAME
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) output: Output,
@@ -177,6 +180,7 @@ pub(crate) enum What {
     Attachments,
     Fdb,
     Tunnels,
+    Objects,
     Drops,
     Counters,
 }
@@ -190,6 +194,7 @@ impl ValueEnum for What {
             Self::Attachments,
             Self::Fdb,
             Self::Tunnels,
+            Self::Objects,
             Self::Drops,
             Self::Counters,
         ]
@@ -227,6 +232,11 @@ impl ValueEnum for What {
                 &["tunnel", "t"],
                 "Whether each remote VTEP is reached, and how",
             ),
+            Self::Objects => (
+                "objects",
+                &["object", "o"],
+                "What is wanted: each object with its owner and generation",
+            ),
             Self::Drops => (
                 "drops",
                 &["drop", "d"],
@@ -255,6 +265,8 @@ pub(crate) struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Table,
+    /// A table with more columns, where there are more
+    Wide,
     Json,
     Yaml,
 }
@@ -406,6 +418,7 @@ mod tests {
             ("bridge-domain", What::BridgeDomains),
             ("mac", What::Fdb),
             ("tunnel", What::Tunnels),
+            ("o", What::Objects),
         ] {
             let cli = parse(&format!("clearway get {text} x --watch")).unwrap();
             let Command::Get(get) = cli.command else {

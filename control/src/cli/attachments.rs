@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::args::Why;
 use super::client::Client;
 use super::error::CliError;
-use super::output::{self, Show, grouped, or_dash, table};
+use super::output::{self, Show, grouped, or_dash, owned, table_of};
 use crate::api::types::{
     BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, State, TunnelView,
 };
 use crate::handle::{ApiError, ErrorCode};
+use crate::store::Owner;
 
 /// All attachments of this name: a container ID or its beginning, `NAMESPACE/POD` or `POD`, each also with `/INTERFACE`
 /// behind it, or the name of the port.
@@ -170,46 +171,56 @@ fn drops_of(port: &str, counters: &BTreeMap<String, u64>, known: Vec<DropView>) 
 /// Lists are tables; the lines below say what is wrong.
 impl Show for Vec<Attachment> {
     fn show(&self) -> String {
-        if self.is_empty() {
-            return "no attachments: no pod was attached through clearway-cni\n".into();
-        }
-        let mut text = table(
-            &[
-                "CONTAINER",
-                "INTERFACE",
-                "POD",
-                "STATE",
-                "KIND",
-                "SEGMENT",
-                "PORT",
-                "MAC",
-                "ADDRESSES",
-            ],
-            self.iter().map(|a| {
-                vec![
-                    a.id.container.chars().take(12).collect(),
-                    a.id.interface.clone(),
-                    or_dash(a.wanted.pod.as_ref()),
-                    if a.problems.is_empty() {
-                        a.state.to_string()
-                    } else {
-                        "degraded".to_owned()
-                    },
-                    a.wanted.kind.to_string(),
-                    segment_of(a),
-                    a.port.to_string(),
-                    a.mac.to_string(),
-                    addresses(a),
-                ]
-            }),
-        );
-        for attachment in self {
-            for problem in &attachment.problems {
-                text.push_str(&format!("{}: {problem}\n", attachment.id));
-            }
-        }
-        text
+        listed(self, false)
     }
+
+    fn wide(&self) -> String {
+        listed(self, true)
+    }
+}
+
+fn listed(all: &[Attachment], wide: bool) -> String {
+    if all.is_empty() {
+        return "no attachments: no pod was attached through clearway-cni\n".into();
+    }
+    let mut text = table_of(
+        wide,
+        &[
+            "CONTAINER",
+            "INTERFACE",
+            "POD",
+            "STATE",
+            "KIND",
+            "SEGMENT",
+            "PORT",
+            "MAC",
+            "ADDRESSES",
+        ],
+        all.iter().map(|a| {
+            let row = vec![
+                a.id.container.chars().take(12).collect(),
+                a.id.interface.clone(),
+                or_dash(a.wanted.pod.as_ref()),
+                if a.problems.is_empty() {
+                    a.state.to_string()
+                } else {
+                    "degraded".to_owned()
+                },
+                a.wanted.kind.to_string(),
+                segment_of(a),
+                a.port.to_string(),
+                a.mac.to_string(),
+                addresses(a),
+            ];
+            (row, owned(Owner::Cni, a.generation))
+        }),
+    );
+    for attachment in all {
+        for problem in &attachment.problems {
+            text.push_str(&format!("{}: {problem}\n", attachment.id));
+        }
+    }
+    text
 }
 
 fn addresses(attachment: &Attachment) -> String {

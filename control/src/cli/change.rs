@@ -64,7 +64,8 @@ pub(crate) fn apply(client: &Client, args: &Apply) -> Result<(), CliError> {
         format: "JSON",
         reason: error.to_string(),
     })?;
-    let report: ApplyReport = client.put(&format!("/v1/config?dry-run={}", args.dry_run), body)?;
+    let path = format!("/v1/config?dry-run={}", args.dry_run);
+    let report: ApplyReport = client.put_if(&path, body, args.if_generation)?;
     output::print(&output::render(&report, args.output.format)?)
 }
 

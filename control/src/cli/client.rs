@@ -31,38 +31,61 @@ impl Client {
 
     /// `GET path`.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.parsed(Method::GET, path, String::new())
+        self.parsed(Method::GET, path, String::new(), None)
     }
 
     /// `PUT path` with a JSON body.
     pub(crate) fn put<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, CliError> {
-        self.parsed(Method::PUT, path, body)
+        self.parsed(Method::PUT, path, body, None)
+    }
+
+    /// `PUT path` with a JSON body, only if what is there is of a generation.
+    pub(crate) fn put_if<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+        generation: Option<u64>,
+    ) -> Result<T, CliError> {
+        self.parsed(Method::PUT, path, body, generation)
     }
 
     /// `DELETE path` with an answer.
     pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.parsed(Method::DELETE, path, String::new())
+        self.parsed(Method::DELETE, path, String::new(), None)
     }
 
     /// `DELETE path` without one.
     pub(crate) fn remove(&self, path: &str) -> Result<(), CliError> {
-        self.request(Method::DELETE, path, String::new()).map(|_| ())
+        self.request(Method::DELETE, path, String::new(), None)
+            .map(|_| ())
     }
 
-    fn parsed<T: DeserializeOwned>(&self, method: Method, path: &str, body: String) -> Result<T, CliError> {
-        let answer = self.request(method, path, body)?;
+    fn parsed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+        only_if: Option<u64>,
+    ) -> Result<T, CliError> {
+        let answer = self.request(method, path, body, only_if)?;
         serde_json::from_slice(&answer)
             .map_err(|error| self.broken(format!("its answer to {path} is not understood ({error})")))
     }
 
-    fn request(&self, method: Method, path: &str, body: String) -> Result<Bytes, CliError> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+        only_if: Option<u64>,
+    ) -> Result<Bytes, CliError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| self.broken(format!("no event loop could be made ({error})")))?;
         let (status, answer) = runtime
             // Inside the runtime, whose clock the timeout needs.
-            .block_on(async { tokio::time::timeout(LIMIT, self.exchange(method, path, body)).await })
+            .block_on(async { tokio::time::timeout(LIMIT, self.exchange(method, path, body, only_if)).await })
             .map_err(|_elapsed| self.broken(format!("no answer within {} s", LIMIT.as_secs())))??;
         if status.is_success() {
             return Ok(answer);
@@ -78,6 +101,7 @@ impl Client {
         method: Method,
         path: &str,
         body: String,
+        only_if: Option<u64>,
     ) -> Result<(StatusCode, Bytes), CliError> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
@@ -86,7 +110,11 @@ impl Client {
             .await
             .map_err(|error| self.broken(error.to_string()))?;
         let connection = tokio::spawn(connection);
-        let request = hyper::Request::builder()
+        let mut request = hyper::Request::builder();
+        if let Some(generation) = only_if {
+            request = request.header("if-match", format!("\"{generation}\""));
+        }
+        let request = request
             .method(method)
             .uri(path)
             .header("host", "localhost")

@@ -13,9 +13,10 @@ use super::client::Client;
 use super::error::CliError;
 use super::output::{self, Show};
 use crate::api::types::{
-    BridgeDomainView, CounterView, DropView, DropsView, FdbView, PortView, TunnelView, WorkerView,
+    BridgeDomainView, CounterView, DropView, DropsView, FdbView, ObjectView, PortView, TunnelView, WorkerView,
 };
 use crate::handle::ApiError;
+use crate::store::ObjectKind;
 
 /// Shows what was asked for; with `--watch` until interrupted or until the daemon is gone.
 pub(crate) fn get(client: &Client, args: &Get) -> Result<(), CliError> {
@@ -23,14 +24,14 @@ pub(crate) fn get(client: &Client, args: &Get) -> Result<(), CliError> {
     let Some(period) = args.watch else {
         return output::print(&fetch(client, args)?);
     };
-    let clear = format == Format::Table && std::io::stdout().is_terminal();
+    let clear = matches!(format, Format::Table | Format::Wide) && std::io::stdout().is_terminal();
     let mut first = true;
     loop {
         let text = fetch(client, args)?;
         // A terminal shows the newest; a file or pipe gets one after the other.
         let text = match (format, clear) {
             (_, true) => format!("\x1b[H\x1b[2J\x1b[3J{text}"),
-            (Format::Table, false) if !first => format!("\n{text}"),
+            (Format::Table | Format::Wide, false) if !first => format!("\n{text}"),
             (Format::Yaml, false) => format!("---\n{text}"),
             _ => text,
         };
@@ -80,11 +81,34 @@ pub(crate) fn fetch(client: &Client, args: &Get) -> Result<String, CliError> {
             }
             output::render(&all, format)
         }
+        (What::Objects, None) => list::<ObjectView>(client, "objects", format),
+        (What::Objects, Some(name)) => objects(client, name, format),
         (What::Drops, None) => output::render(&client.get::<DropsView>("/v1/drops")?, format),
         (What::Drops, Some(name)) => one::<DropView>(client, "drops", name, format),
         (What::Counters, None) => list::<CounterView>(client, "counters", format),
         (What::Counters, Some(name)) => one::<CounterView>(client, "counters", name, format),
     }
+}
+
+/// All objects of a kind, or one: `port`, `port/a`.
+fn objects(client: &Client, name: &str, format: Format) -> Result<String, CliError> {
+    let (word, name) = name
+        .split_once('/')
+        .map_or((name, None), |(kind, name)| (kind, Some(name)));
+    let Some(kind) = ObjectKind::of(word) else {
+        let kinds: Vec<_> = ObjectKind::SHOWN.iter().map(ObjectKind::to_string).collect();
+        let message = format!("{word:?} is no kind of object: there are {}", kinds.join(", "));
+        return Err(CliError::Api {
+            error: ApiError::not_found(message),
+        });
+    };
+    if let Some(name) = name {
+        let path = format!("/v1/objects/{kind}/{}", path_segment(name));
+        return output::render(&client.get::<ObjectView>(&path)?, format);
+    }
+    let mut all: Vec<ObjectView> = client.get("/v1/objects")?;
+    all.retain(|object| object.kind == kind);
+    output::render(&all, format)
 }
 
 fn list<T>(client: &Client, path: &str, format: Format) -> Result<String, CliError>

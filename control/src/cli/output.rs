@@ -7,17 +7,24 @@ use serde::Serialize;
 
 use super::args::Format;
 use super::error::CliError;
+use crate::store::Owner;
 
 /// What can be shown to people.
 pub(crate) trait Show {
     /// As a table, and what does not fit into one below it.
     fn show(&self) -> String;
+
+    /// The same with more columns, if there are more.
+    fn wide(&self) -> String {
+        self.show()
+    }
 }
 
 /// A result as text, ending with a newline.
 pub(crate) fn render<T: Show + Serialize>(result: &T, format: Format) -> Result<String, CliError> {
     let text = match format {
         Format::Table => Ok(result.show()),
+        Format::Wide => Ok(result.wide()),
         Format::Json => serde_json::to_string_pretty(result).map_err(|error| ("JSON", error.to_string())),
         Format::Yaml => serde_saphyr::to_string(result).map_err(|error| ("YAML", error.to_string())),
     };
@@ -34,6 +41,25 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(CliError::Output)
+}
+
+/// A [`table`] of objects; the `wide` one has two columns more, which [`owned`] makes.
+pub(crate) fn table_of(
+    wide: bool,
+    headings: &[&str],
+    rows: impl IntoIterator<Item = (Vec<String>, [String; 2])>,
+) -> String {
+    let more: &[&str] = if wide { &["OWNER", "#GENERATION"] } else { &[] };
+    let row = |(mut row, owned): (Vec<String>, [String; 2])| {
+        row.extend(owned.into_iter().take(more.len()));
+        row
+    };
+    table(&[headings, more].concat(), rows.into_iter().map(row))
+}
+
+/// Whose an object is, and how often it has changed, for [`table_of`].
+pub(crate) fn owned(owner: Owner, generation: u64) -> [String; 2] {
+    [owner.to_string(), grouped(generation)]
 }
 
 /// A table without lines: a heading and rows, columns that start with `#` to the right (the `#` is not shown).

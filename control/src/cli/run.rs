@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Run, socket: Option<PathBuf>) -> Result<(), CliError> {
     let socket = socket.unwrap_or_else(|| spec.api.socket.clone());
     let options = Options {
         spec,
-        from_file: args.config.is_some(),
+        file: args.config.clone(),
         socket,
         state_dir: args.state_dir.clone(),
         store: args.store.clone().unwrap_or_else(|| store_of(&args.state_dir)),

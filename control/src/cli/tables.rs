@@ -1,60 +1,71 @@
 //! How each answer of the daemon looks to people.
 
-use super::output::{Show, bytes, grouped, or_dash, table};
+use super::output::{Show, bytes, grouped, or_dash, owned, table, table_of};
 use crate::api::types::{
     ApplyReport, BridgeDomainView, CounterView, DropView, DropsView, FdbView, GuestView, LedgerView,
-    PortView, State, TunnelView, WorkerView,
+    ObjectView, PortView, State, TunnelView, WorkerView,
 };
+use crate::store::now_s;
 
 /// Lists are tables; the lines below say what is wrong and what to do.
 impl Show for Vec<PortView> {
     fn show(&self) -> String {
-        if self.is_empty() {
-            return "no ports: the configuration names none\n".into();
-        }
-        let mut text = table(
-            &[
-                "NAME",
-                "STATE",
-                "KIND",
-                "INTERFACE",
-                "MODE",
-                "SERVICE",
-                "WORKERS",
-                "#RX",
-                "#RX BYTES",
-                "#TX",
-                "#TX BYTES",
-                "#DROPS",
-                "#MACS",
-            ],
-            self.iter().map(|p| {
-                vec![
-                    p.name.clone(),
-                    p.state.to_string(),
-                    p.kind.clone(),
-                    or_dash(
-                        p.interface
-                            .as_ref()
-                            .or(p.guest.as_ref().map(|guest| &guest.socket)),
-                    ),
-                    or_dash(p.mode.as_ref()),
-                    p.service.clone(),
-                    workers_of(p),
-                    grouped(p.rx_packets),
-                    bytes(p.rx_bytes),
-                    grouped(p.tx_packets),
-                    bytes(p.tx_bytes),
-                    grouped(p.drops),
-                    grouped(p.learned_macs.into()),
-                ]
-            }),
-        );
-        for port in self {
-            text.push_str(&remarks(port));
-        }
-        text
+        ports(self, false)
     }
+
+    fn wide(&self) -> String {
+        ports(self, true)
+    }
+}
+
+fn ports(all: &[PortView], wide: bool) -> String {
+    if all.is_empty() {
+        return "no ports: the configuration names none\n".into();
+    }
+    let mut text = table_of(
+        wide,
+        &[
+            "NAME",
+            "STATE",
+            "KIND",
+            "INTERFACE",
+            "MODE",
+            "SERVICE",
+            "WORKERS",
+            "#RX",
+            "#RX BYTES",
+            "#TX",
+            "#TX BYTES",
+            "#DROPS",
+            "#MACS",
+        ],
+        all.iter().map(|p| {
+            let row = vec![
+                p.name.clone(),
+                p.state.to_string(),
+                p.kind.clone(),
+                or_dash(
+                    p.interface
+                        .as_ref()
+                        .or(p.guest.as_ref().map(|guest| &guest.socket)),
+                ),
+                or_dash(p.mode.as_ref()),
+                p.service.clone(),
+                workers_of(p),
+                grouped(p.rx_packets),
+                bytes(p.rx_bytes),
+                grouped(p.tx_packets),
+                bytes(p.tx_bytes),
+                grouped(p.drops),
+                grouped(p.learned_macs.into()),
+            ];
+            (row, owned(p.owner, p.generation))
+        }),
+    );
+    for port in all {
+        text.push_str(&remarks(port));
+    }
+    text
 }
 
 fn workers_of(port: &PortView) -> String {
@@ -94,6 +105,8 @@ impl Show for PortView {
             ("interface", or_dash(self.interface.as_ref())),
             ("mode", or_dash(self.mode.as_ref())),
             ("service", self.service.clone()),
+            ("owner", self.owner.to_string()),
+            ("generation", grouped(self.generation)),
         ];
         if let Some(guest) = &self.guest {
             rows.extend(guest_rows(guest));
@@ -202,40 +215,54 @@ impl Show for WorkerView {
 
 impl Show for Vec<BridgeDomainView> {
     fn show(&self) -> String {
-        if self.is_empty() {
-            return "no bridge domains: the configuration names none\n".into();
-        }
-        table(
-            &[
-                "NAME", "#VLAN", "#VNI", "VTEP", "REMOTES", "LEARNING", "#AGING", "#MACS", "MEMBERS",
-            ],
-            self.iter().map(|d| {
-                let remotes: Vec<_> = d.remotes.iter().map(ToString::to_string).collect();
-                vec![
-                    d.name.clone(),
-                    or_dash(d.vlan),
-                    or_dash(d.vni),
-                    or_dash(d.vtep.as_ref()),
-                    or_dash(Some(remotes.join(",")).filter(|r| !r.is_empty())),
-                    if d.learning { "yes" } else { "no" }.into(),
-                    match d.aging_s {
-                        0 => "never".into(),
-                        seconds => format!("{seconds} s"),
-                    },
-                    match d.learn_limit {
-                        Some(limit) => format!("{}/{}", grouped(d.macs.into()), grouped(limit.into())),
-                        None => grouped(d.macs.into()),
-                    },
-                    or_dash(Some(d.members.join(" ")).filter(|m| !m.is_empty())),
-                ]
-            }),
-        )
+        domains(self, false)
     }
+
+    fn wide(&self) -> String {
+        domains(self, true)
+    }
+}
+
+fn domains(all: &[BridgeDomainView], wide: bool) -> String {
+    if all.is_empty() {
+        return "no bridge domains: the configuration names none\n".into();
+    }
+    table_of(
+        wide,
+        &[
+            "NAME", "#VLAN", "#VNI", "VTEP", "REMOTES", "LEARNING", "#AGING", "#MACS", "MEMBERS",
+        ],
+        all.iter().map(|d| {
+            let remotes: Vec<_> = d.remotes.iter().map(ToString::to_string).collect();
+            let row = vec![
+                d.name.clone(),
+                or_dash(d.vlan),
+                or_dash(d.vni),
+                or_dash(d.vtep.as_ref()),
+                or_dash(Some(remotes.join(",")).filter(|r| !r.is_empty())),
+                if d.learning { "yes" } else { "no" }.into(),
+                match d.aging_s {
+                    0 => "never".into(),
+                    seconds => format!("{seconds} s"),
+                },
+                match d.learn_limit {
+                    Some(limit) => format!("{}/{}", grouped(d.macs.into()), grouped(limit.into())),
+                    None => grouped(d.macs.into()),
+                },
+                or_dash(Some(d.members.join(" ")).filter(|m| !m.is_empty())),
+            ];
+            (row, owned(d.owner, d.generation))
+        }),
+    )
 }
 
 impl Show for BridgeDomainView {
     fn show(&self) -> String {
         vec![self.clone()].show()
+    }
+
+    fn wide(&self) -> String {
+        vec![self.clone()].wide()
     }
 }
 
@@ -272,49 +299,97 @@ impl Show for FdbView {
 
 impl Show for Vec<TunnelView> {
     fn show(&self) -> String {
-        if self.is_empty() {
-            return "no tunnels: no bridge domain of the configuration has remotes\n".into();
+        tunnels(self, false)
+    }
+
+    fn wide(&self) -> String {
+        tunnels(self, true)
+    }
+}
+
+fn tunnels(all: &[TunnelView], wide: bool) -> String {
+    if all.is_empty() {
+        return "no tunnels: no bridge domain of the configuration has remotes\n".into();
+    }
+    let mut text = table_of(
+        wide,
+        &[
+            "NAME",
+            "STATE",
+            "LOCAL",
+            "REMOTE",
+            "NEXT HOP",
+            "NEXT HOP MAC",
+            "PORT",
+            "#MTU",
+            "DOMAINS:VNI",
+        ],
+        all.iter().map(|t| {
+            let domains: Vec<_> = t
+                .bridge_domains
+                .iter()
+                .map(|(domain, vni)| format!("{domain}:{vni}"))
+                .collect();
+            let row = vec![
+                t.name.clone(),
+                t.state.to_string(),
+                t.local.to_string(),
+                t.remote.to_string(),
+                match (t.next_hop, t.next_hop_mac) {
+                    (None, Some(_)) => "configured".to_owned(),
+                    (hop, _) => or_dash(hop),
+                },
+                or_dash(t.next_hop_mac),
+                or_dash(t.port.as_ref()),
+                or_dash(t.mtu),
+                or_dash(Some(domains.join(" ")).filter(|d| !d.is_empty())),
+            ];
+            (row, owned(t.owner, t.generation))
+        }),
+    );
+    for tunnel in all {
+        if let (State::Down, Some(reason)) = (tunnel.state, &tunnel.reason) {
+            text.push_str(&format!("{} is down: {reason}\n", tunnel.name));
         }
-        let mut text = table(
-            &[
-                "NAME",
-                "STATE",
-                "LOCAL",
-                "REMOTE",
-                "NEXT HOP",
-                "NEXT HOP MAC",
-                "PORT",
-                "#MTU",
-                "DOMAINS:VNI",
-            ],
-            self.iter().map(|t| {
-                let domains: Vec<_> = t
-                    .bridge_domains
-                    .iter()
-                    .map(|(domain, vni)| format!("{domain}:{vni}"))
-                    .collect();
+    }
+    text
+}
+
+impl Show for Vec<ObjectView> {
+    fn show(&self) -> String {
+        if self.is_empty() {
+            return "no objects of this kind\n".into();
+        }
+        let now = now_s();
+        table(
+            &["KIND", "NAME", "OWNER", "#GENERATION", "#CHANGED"],
+            self.iter().map(|o| {
                 vec![
-                    t.name.clone(),
-                    t.state.to_string(),
-                    t.local.to_string(),
-                    t.remote.to_string(),
-                    match (t.next_hop, t.next_hop_mac) {
-                        (None, Some(_)) => "configured".to_owned(),
-                        (hop, _) => or_dash(hop),
-                    },
-                    or_dash(t.next_hop_mac),
-                    or_dash(t.port.as_ref()),
-                    or_dash(t.mtu),
-                    or_dash(Some(domains.join(" ")).filter(|d| !d.is_empty())),
+                    o.kind.to_string(),
+                    o.name.clone(),
+                    o.owner.to_string(),
+                    grouped(o.generation),
+                    o.changed_s
+                        .map_or_else(|| "-".into(), |then| ago(now.saturating_sub(then))),
                 ]
             }),
-        );
-        for tunnel in self {
-            if let (State::Down, Some(reason)) = (tunnel.state, &tunnel.reason) {
-                text.push_str(&format!("{} is down: {reason}\n", tunnel.name));
-            }
-        }
-        text
+        )
+    }
+}
+
+/// Seconds that have passed, in words: the largest unit that leaves two of itself.
+fn ago(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size);
+    let (size, name) = unit.unwrap_or((1, "s"));
+    format!("{} {name} ago", seconds / size)
+}
+
+/// One object, with what is wanted.
+impl Show for ObjectView {
+    fn show(&self) -> String {
+        let spec = serde_json::to_string_pretty(&self.spec).unwrap_or_default();
+        format!("{}\n{spec}\n", vec![self.clone()].show())
     }
 }
 
@@ -433,8 +508,8 @@ impl Show for ApplyReport {
     fn show(&self) -> String {
         let mut text = match (self.changed, self.dry_run) {
             (false, _) => "no change: the daemon already does what the configuration says\n".to_owned(),
-            (true, true) => "Plan (nothing was changed):\n".to_owned(),
-            (true, false) => format!("Applied, epoch {}:\n", self.epoch),
+            (true, true) => format!("Plan for generation {} (nothing was changed):\n", self.generation),
+            (true, false) => format!("Applied, generation {}, epoch {}:\n", self.generation, self.epoch),
         };
         if !self.actions.is_empty() {
             text.push_str(&table(
@@ -453,5 +528,57 @@ impl Show for ApplyReport {
             text.push_str(&format!("warning: {warning}\n"));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ObjectKind, Owner};
+
+    #[test]
+    fn objects_say_whose_they_are() {
+        let object = |kind, name: &str, owner, changed_s| ObjectView {
+            kind,
+            name: name.to_owned(),
+            owner,
+            generation: 1,
+            changed_s,
+            spec: serde_json::json!({"vlan": 10}),
+        };
+        let red = object(
+            ObjectKind::BridgeDomain,
+            "red",
+            Owner::Apply,
+            Some(now_s() - 7300),
+        );
+        let all = vec![
+            red.clone(),
+            object(ObjectKind::Attachment, "c/net1", Owner::Cni, None),
+        ];
+        assert_eq!(
+            all.show(),
+            "KIND           NAME    OWNER  GENERATION  CHANGED\n\
+             bridge-domain  red     apply           1  2 h ago\n\
+             attachment     c/net1  cni             1        -\n"
+        );
+        assert!(
+            red.show().ends_with("\n\n{\n  \"vlan\": 10\n}\n"),
+            "{}",
+            red.show()
+        );
+    }
+
+    #[test]
+    fn times_have_one_unit() {
+        for (seconds, text) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (120, "2 min ago"),
+            (7199, "119 min ago"),
+            (172_800, "2 d ago"),
+        ] {
+            assert_eq!(ago(seconds), text);
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clearway_config::{Name, Port, PortKind, Spec};
@@ -19,17 +20,34 @@ use super::need::need;
 use super::open::{Claim, OpenError};
 use super::ports::{Entry, PortState, close_all, has_service};
 use crate::api::types::{ActionView, ApplyReport, Verb};
-use crate::handle::{ApiError, ErrorCode};
+use crate::handle::{ApiError, Applied, ErrorCode};
 use crate::reconcile::{Action, Fate, plan};
+use crate::store::{Owner, now_s};
 
 /// A port that is to be opened, by name, and what came of claiming it.
 type Claimed<'a> = (&'a Name, &'a Port, Result<Claim, OpenError>);
 
 impl Control {
-    pub(super) fn apply(&mut self, spec: Spec, dry_run: bool) -> Result<ApplyReport, ApiError> {
+    pub(super) fn apply(
+        &mut self,
+        spec: Spec,
+        dry_run: bool,
+        by: Owner,
+        only_if: Option<Vec<u64>>,
+    ) -> Result<Applied, ApiError> {
+        let generation = self.objects.configuration.generation;
+        if only_if.is_some_and(|generations| !generations.contains(&generation)) {
+            return Err(ApiError::new(
+                ErrorCode::PreconditionFailed,
+                format!(
+                    "the configuration in use is of generation {generation} by now, and not of the one that this change was made for:                      look at what it has become (`clearway apply --dry-run`, GET /v1/config), then apply to that; nothing was changed"
+                ),
+            ));
+        }
         // The configuration by itself first: what is wrong with it has its own paths.
         spec.validate_on(&self.host_facts)
             .map_err(ApiError::invalid_on_host)?;
+        let objects = self.objects.next(&self.spec, &spec, by, now_s());
         let spec = self.with_attached(spec)?;
         spec.validate_on(&self.host_facts)
             .map_err(ApiError::invalid_on_host)?;
@@ -40,18 +58,26 @@ impl Control {
                 let message = format!("{error}; the configuration was not applied: the one before is in use");
                 ApiError::new(ErrorCode::Failed, message)
             })?;
-            tracing::info!(steps = actions.len(), epoch = self.engine.snapshot().epoch, took = ?started.elapsed(), "applied");
+            tracing::info!(steps = actions.len(), generation = objects.configuration.generation, epoch = self.engine.snapshot().epoch, took = ?started.elapsed(), "applied");
         }
-        Ok(ApplyReport {
+        if !dry_run {
+            self.objects = Arc::new(objects);
+        }
+        let report = ApplyReport {
             actions: actions.iter().map(view).collect(),
             changed: !actions.is_empty(),
             dry_run,
             epoch: self.engine.snapshot().epoch,
+            generation: self.objects.configuration.generation,
             warnings: if dry_run {
                 Vec::new()
             } else {
                 self.warnings(&actions)
             },
+        };
+        Ok(Applied {
+            report,
+            objects: self.objects.clone(),
         })
     }
 

@@ -275,8 +275,16 @@ impl Control {
             self.know(attached);
         }
         for (name, attached) in &self.attached {
+            if spec.ports.remove(name).is_some() {
+                tracing::error!(
+                    port = %name, attachment = %attached.id,
+                    "the configuration has a port of this name, which is the attachment's: it is left out; give it another name"
+                );
+                spec.cross_connects
+                    .retain(|pair| pair.0 != *name && pair.1 != *name);
+            }
             match attached.resolve(&spec) {
-                Ok(port) => drop(spec.ports.entry(name.clone()).or_insert(port)),
+                Ok(port) => drop(spec.ports.insert(name.clone(), port)),
                 Err(error) => {
                     tracing::error!(attachment = %attached.id, %error, "its port waits");
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::handle::Request;
 use crate::host::links::{LinkEvent, LinkState, LinkWatch};
 use crate::host::restore::{self, Leftover};
 use crate::host::{Host, HostError};
+use crate::objects::Objects;
 
 /// Faults of queues are looked for this often.
 const LOOK: Duration = Duration::from_millis(100);
@@ -43,6 +45,8 @@ pub(super) struct Load {
 /// Everything that the control thread owns.
 pub(super) struct Control {
     pub(super) spec: Spec,
+    /// The versions of the configuration's part of it.
+    pub(super) objects: Arc<Objects>,
     /// What attachments ask for; their ports are in `spec`.
     pub(super) attached: BTreeMap<Name, AttachedPort>,
     pub(super) host: Host,
@@ -79,6 +83,7 @@ impl Control {
         engine: Engine,
         state_dir: PathBuf,
         host_facts: HostFacts,
+        objects: Objects,
     ) -> Result<Self, DaemonError> {
         let (links, _) = LinkWatch::open()?;
         let now = Instant::now();
@@ -88,6 +93,7 @@ impl Control {
                 api: spec.api.clone(),
                 ..Spec::default()
             },
+            objects: Arc::new(objects),
             attached: BTreeMap::new(),
             host: Host::open()?,
             host_facts,
@@ -447,7 +453,13 @@ impl Control {
 
     fn answer(&mut self, request: Request) {
         match request {
-            Request::Apply { spec, dry_run, reply } => reply.send(self.apply(*spec, dry_run)),
+            Request::Apply {
+                spec,
+                dry_run,
+                by,
+                only_if,
+                reply,
+            } => reply.send(self.apply(*spec, dry_run, by, only_if)),
             Request::FdbAdd {
                 bridge_domain,
                 mac,
@@ -467,7 +479,8 @@ impl Control {
             Request::Tunnels(reply) => reply.send(Ok(self.tunnel_views())),
             Request::Drops(reply) => reply.send(self.drop_views()),
             Request::Counters(reply) => reply.send(Ok(self.counter_views())),
-            Request::Config(reply) => reply.send(Ok(self.configured())),
+            Request::Config(reply) => reply.send(Ok((self.configured(), self.objects.configuration))),
+            Request::Objects(reply) => reply.send(Ok(self.object_views())),
             Request::Standing { segment, reply } => reply.send(self.standing(&segment)),
             Request::Attach { name, wanted, reply } => reply.send(self.attach(name, *wanted)),
             Request::Detach { name, reply } => reply.send(self.detach(&name)),

@@ -54,7 +54,8 @@ use crate::api::{Attachments, Server, SocketError};
 use crate::attach::{HostGround, Manager, Watch};
 use crate::handle::{Handle, Request};
 use crate::host::HostError;
-use crate::store::FileStore;
+use crate::objects::Objects;
+use crate::store::{FileStore, Owner, now_s};
 use arrivals::Arrivals;
 pub(crate) use attached::{AttachedPort, Standing};
 use control::Control;
@@ -64,8 +65,8 @@ use control::Control;
 pub(crate) struct Options {
     /// The configuration.
     pub(crate) spec: Spec,
-    /// It is from a file: what was applied since that was read counts more.
-    pub(crate) from_file: bool,
+    /// The file that it is from: what was applied since that was read counts more.
+    pub(crate) file: Option<PathBuf>,
     /// Where the API listens, whatever the configuration says.
     pub(crate) socket: PathBuf,
     /// Where the journals of changed interfaces are kept.
@@ -133,7 +134,7 @@ enum Message {
 pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     let Options {
         mut spec,
-        from_file,
+        file,
         socket,
         state_dir,
         store,
@@ -153,18 +154,23 @@ pub(crate) fn run(options: Options, ready: fn()) -> Result<(), DaemonError> {
     spec.validate_on(&facts).map_err(DaemonError::Spec)?;
     let server = Server::bind(&socket)?;
     let attachments = attachments(&store, vhost, &wants);
-    if let (true, Ok(manager)) = (from_file, &attachments) {
-        spec = resume(manager, spec, &facts);
-    }
+    let objects;
+    (spec, objects) = match (&file, &attachments) {
+        (Some(_), Ok(manager)) => resume(manager, spec, &facts),
+        _ => {
+            let objects = Objects::first(&spec, Owner::File, now_s());
+            (spec, objects)
+        }
+    };
     let workers = worker_cores(&spec, &cores);
     let engine = Engine::start(&engine_config(&spec, &workers))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?workers, "started");
-    let mut control = Control::new(&spec, engine, state_dir, facts)?;
+    let mut control = Control::new(&spec, engine, state_dir, facts, objects)?;
     control.watch(send)?;
     if let Ok(manager) = &attachments {
         control.attached = manager.ports();
     }
-    let api = server.start(wants, attachments.clone())?;
+    let api = server.start(wants, attachments.clone(), file)?;
     let started = control.start(std::mem::take(&mut spec));
     let mut messages = Arrivals::new(messages);
     let ended = started.and_then(|()| {
@@ -208,28 +214,16 @@ fn attachments(store: &Path, vhost: PathBuf, handle: &Handle) -> Attachments {
 }
 
 /// What was applied since the file was read last, if the file has not changed since and this host can still do it.
-fn resume(manager: &Manager, file: Spec, facts: &HostFacts) -> Spec {
-    let used = manager.resume(&file).map_err(|error| error.to_string());
-    let used = used.and_then(|used| match used.validate_on(facts) {
-        Ok(()) => Ok(used),
-        Err(errors) => Err(findings(&errors)),
-    });
-    match used {
-        Ok(used) if used != file => {
-            tracing::info!(
-                "going on with what was applied: the configuration file has not changed since; `clearway apply --file FILE` goes back to it"
-            );
-            used
-        }
-        Ok(_) => file,
-        Err(error) => {
-            tracing::warn!(
-                error,
-                "what was applied before is not known or can't be used: the configuration file is"
-            );
-            file
-        }
+fn resume(manager: &Manager, file: Spec, facts: &HostFacts) -> (Spec, Objects) {
+    let fits = |spec: &Spec| spec.validate_on(facts).map_err(|errors| findings(&errors));
+    let (used, objects) = manager.resume(&file, fits);
+    if objects.configuration.owner == Owner::Apply {
+        tracing::info!(
+            generation = objects.configuration.generation,
+            "going on with what was applied: the configuration file has not changed since; `clearway apply --file FILE` goes back to it"
+        );
     }
+    (used, objects)
 }
 
 /// The cores on which this process may run.

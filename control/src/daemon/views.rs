@@ -9,13 +9,41 @@ use clearway_wire::MacAddr;
 use super::control::Control;
 use super::underlay::Way;
 use crate::api::types::{
-    BridgeDomainView, CounterView, DropView, DropsView, FdbOrigin, FdbView, HealthView, LedgerView, PortView,
-    QueueView, State, TunnelView, WorkerView,
+    BridgeDomainView, CounterView, DropView, DropsView, FdbOrigin, FdbView, HealthView, LedgerView,
+    ObjectView, PortView, QueueView, State, TunnelView, WorkerView,
 };
 use crate::compile;
 use crate::handle::{ApiError, FdbFilter};
+use crate::objects::{self, Key, Part, Version};
+use crate::store::ObjectKind;
 
 impl Control {
+    /// Who has said an object as it is, and how often it has changed.
+    fn version(&self, kind: ObjectKind, name: &str) -> Version {
+        match kind {
+            ObjectKind::Port if self.attached.contains_key(name) => Version::CNI,
+            // All that is in use and no attachment's is of the configuration.
+            _ => self.objects.get(kind, name).unwrap_or(self.objects.configuration),
+        }
+    }
+
+    pub(super) fn object_views(&self) -> Vec<ObjectView> {
+        let parts = objects::parts(&self.spec);
+        let view = |((kind, name), part): (&Key, &Part<'_>)| {
+            let version = self.version(*kind, name);
+            ObjectView {
+                kind: *kind,
+                name: name.clone(),
+                owner: version.owner,
+                generation: version.generation,
+                changed_s: Some(version.changed_s).filter(|seconds| *seconds > 0),
+                // Structs with names for keys, which JSON always takes.
+                spec: serde_json::to_value(part).unwrap_or_default(),
+            }
+        };
+        parts.iter().map(view).collect()
+    }
+
     pub(super) fn port_views(&self) -> Vec<PortView> {
         self.ports.keys().map(|name| self.port_view(name)).collect()
     }
@@ -31,8 +59,11 @@ impl Control {
         let totals = &entry.totals;
         let guest = open.and_then(|open| Some(open.guest.as_ref()?.view(!queues.is_empty())));
         let guest_there = guest.is_some();
+        let version = self.version(ObjectKind::Port, name.as_str());
         PortView {
             name: name.to_string(),
+            owner: version.owner,
+            generation: version.generation,
             kind: port.map(|port| port.kind.to_string()).unwrap_or_default(),
             interface: port.and_then(|port| port.interface.clone()),
             state: if reason.is_none() { State::Up } else { State::Down },
@@ -131,8 +162,11 @@ impl Control {
                     })
                     .collect();
                 members.sort();
+                let version = self.version(ObjectKind::BridgeDomain, name.as_str());
                 BridgeDomainView {
                     name: name.to_string(),
+                    owner: version.owner,
+                    generation: version.generation,
                     vlan: domain.vlan.map(|vid| vid.get()),
                     vni: domain.vni.map(|vni| vni.get()),
                     vtep: self.spec.vtep_of(domain).map(|(name, _)| name.to_string()),
@@ -223,8 +257,11 @@ impl Control {
                 let down = port.and_then(|port| self.ports.get(port)?.why_down().map(|why| (port, why)));
                 let reason = reason.or_else(|| down.map(|(port, why)| format!("port {port} is down: {why}")));
                 let up = table.rewrite.is_some() && reason.is_none();
+                let version = self.version(ObjectKind::Vtep, name.as_str());
                 Some(TunnelView {
                     name: format!("{name}/{remote}"),
+                    owner: version.owner,
+                    generation: version.generation,
                     vtep: name.to_string(),
                     local: vtep.local,
                     remote,

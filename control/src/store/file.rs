@@ -60,6 +60,13 @@ impl FileStore {
         // Both are looked at before either is changed.
         let mut lasting = Tables::open(path, Durability::Disk)?;
         let mut passing = Tables::open(&of_boot(path, boot), Durability::Kernel)?;
+        // What waits is of the version in which it was written: it is brought over before that becomes another.
+        if lasting.version()? == passing.version()? {
+            let brought = bring(&mut lasting, &mut passing)?;
+            if !brought.is_empty() {
+                passing.write(&brought)?;
+            }
+        }
         lasting.migrate()?;
         passing.migrate()?;
         remove_other_boots(path, passing.path())?;
@@ -99,7 +106,7 @@ impl Store for FileStore {
             reason: reason.to_string(),
         })?;
         let before = self.passing.write(&rows)?;
-        if changes.iter().any(|change| change.kind() == ObjectKind::Config)
+        if changes.iter().any(|change| change.kind().is_configured())
             && let Err(error) = self.flush()
         {
             // None of it, then. If this fails as well, both files are out of reach: the next opening makes all of it.
@@ -110,33 +117,37 @@ impl Store for FileStore {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        let rows = self.passing.rows()?;
-        let waiting: Vec<_> = rows
-            .into_iter()
-            .filter(|row| row.table == Table::Waiting)
-            .collect();
-        if waiting.is_empty() {
+        let brought = bring(&mut self.lasting, &mut self.passing)?;
+        if brought.is_empty() {
             return Ok(());
         }
-        let lasting: Vec<_> = waiting
-            .iter()
-            .map(|row| Row {
-                table: Table::Records,
-                value: row.value.clone().filter(|value| !value.is_empty()),
-                ..row.clone()
-            })
-            .collect();
-        let done: Vec<_> = waiting
-            .into_iter()
-            .map(|row| Row { value: None, ..row })
-            .collect();
-        self.lasting.write(&lasting)?;
         // What waits on is what is there already: the next flush writes it once more.
-        if let Err(error) = self.passing.write(&done) {
+        if let Err(error) = self.passing.write(&brought) {
             tracing::warn!(%error, "the store keeps a note of what it has written");
         }
         Ok(())
     }
+}
+
+/// Writes what waits to the lasting file. Gives the rows that say in the other that nothing waits any more.
+fn bring(lasting: &mut Tables, passing: &mut Tables) -> Result<Vec<Row>, StoreError> {
+    let waiting = passing.rows_of(&[Table::Waiting])?;
+    if waiting.is_empty() {
+        return Ok(waiting);
+    }
+    let records: Vec<_> = waiting
+        .iter()
+        .map(|row| Row {
+            table: Table::Records,
+            value: row.value.clone().filter(|value| !value.is_empty()),
+            ..row.clone()
+        })
+        .collect();
+    lasting.write(&records)?;
+    Ok(waiting
+        .into_iter()
+        .map(|row| Row { value: None, ..row })
+        .collect())
 }
 
 impl Drop for FileStore {

@@ -3,7 +3,7 @@
 //! ```text
 //!   control ── commit(changes) ──► FileStore ──┬─► store.BOOT.redb   attachments, leases; what waits for the other
 //!           ◄── load() ────────────────────────┘        │ flush
-//!                                                       └─► store.redb   configuration, sticky addresses
+//!                                                       └─► store.redb   objects of the configuration, sticky addresses
 //! ```
 //!
 //! | file | what |
@@ -33,8 +33,10 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::host::program::Holder;
 pub(crate) use file::FileStore;
@@ -59,11 +61,23 @@ pub(crate) trait Store: Send {
 }
 
 /// What a record is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ObjectKind {
-    /// The configuration in use, as a whole, and which file it came from.
+    /// The configuration in use as a whole, without its objects; and what its file said.
     Config,
+    /// `engine` or `api` of the configuration.
+    Setting,
+    /// A port of the configuration; those of attachments follow from these.
+    Port,
+    /// A bridge domain.
+    BridgeDomain,
+    /// A local VXLAN tunnel endpoint.
+    Vtep,
+    /// An address pool.
+    AddressPool,
+    /// A pair of ports.
+    CrossConnect,
     /// A pod's or a guest's port.
     Attachment,
     /// Addresses that an attachment has.
@@ -73,7 +87,34 @@ pub(crate) enum ObjectKind {
 }
 
 impl ObjectKind {
-    const ALL: [Self; 4] = [Self::Config, Self::Attachment, Self::Lease, Self::Sticky];
+    const ALL: [Self; 10] = [
+        Self::Config,
+        Self::Setting,
+        Self::Port,
+        Self::BridgeDomain,
+        Self::Vtep,
+        Self::AddressPool,
+        Self::CrossConnect,
+        Self::Attachment,
+        Self::Lease,
+        Self::Sticky,
+    ];
+
+    /// Those of which the API tells.
+    pub(crate) const SHOWN: &[Self] = &[
+        Self::Setting,
+        Self::Port,
+        Self::BridgeDomain,
+        Self::Vtep,
+        Self::AddressPool,
+        Self::CrossConnect,
+        Self::Attachment,
+    ];
+
+    /// Whether it is of the configuration, as a file or an `apply` has it.
+    pub(crate) fn is_configured(self) -> bool {
+        !matches!(self, Self::Attachment | Self::Lease | Self::Sticky)
+    }
 
     /// Whether it outlives a reboot.
     ///
@@ -82,20 +123,27 @@ impl ObjectKind {
     /// [`Store::flush`] on: what a power cut takes away before is the memory of an address, and no address is given
     /// twice for that.
     pub(crate) fn is_lasting(self) -> bool {
-        matches!(self, Self::Config | Self::Sticky)
+        self.is_configured() || self == Self::Sticky
     }
 
     /// The word for it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Config => "config",
+            Self::Setting => "setting",
+            Self::Port => "port",
+            Self::BridgeDomain => "bridge-domain",
+            Self::Vtep => "vtep",
+            Self::AddressPool => "address-pool",
+            Self::CrossConnect => "cross-connect",
             Self::Attachment => "attachment",
             Self::Lease => "lease",
             Self::Sticky => "sticky",
         }
     }
 
-    fn of(word: &str) -> Option<Self> {
+    /// What a word is for.
+    pub(crate) fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
@@ -106,16 +154,27 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-/// Who wants a record to be there: nobody else's change takes it away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Who wants a record to be there. What file and `apply` say of the configuration replaces what the other said before; what
+/// the CNI plugin has is taken away by it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Owner {
-    /// The configuration file that the daemon was started with.
+    /// The configuration file that the daemon was started with, or its command line.
     File,
     /// Whoever applied a configuration to the running daemon.
     Apply,
     /// A container runtime, through the CNI plugin.
     Cni,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::File => "file",
+            Self::Apply => "apply",
+            Self::Cni => "cni",
+        })
+    }
 }
 
 /// One thing that is to be known again.
@@ -129,6 +188,9 @@ pub(crate) struct Record {
     pub(crate) owner: Owner,
     /// Times that it was changed; counted by the caller.
     pub(crate) generation: u64,
+    /// When it was changed last, in seconds since 1970-01-01 UTC; 0: before that was noted.
+    #[serde(default)]
+    pub(crate) changed_s: u64,
     /// What it says.
     pub(crate) value: serde_json::Value,
 }
@@ -147,6 +209,7 @@ impl Record {
             key,
             owner,
             generation,
+            changed_s: now_s(),
             value: serde_json::to_value(value).unwrap_or_default(),
         }
     }
@@ -159,6 +222,13 @@ impl Record {
             reason: error.to_string(),
         })
     }
+}
+
+/// Seconds since 1970-01-01 UTC.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// One change of a commit.

@@ -138,10 +138,15 @@ impl Tables {
 
     /// All rows, in the order of table, kind and key.
     pub(super) fn rows(&mut self) -> Result<Vec<Row>, StoreError> {
+        self.rows_of(&Table::ALL)
+    }
+
+    /// All rows of these tables, in the order of these, kind and key.
+    pub(super) fn rows_of(&mut self, tables: &[Table]) -> Result<Vec<Row>, StoreError> {
         self.attempt("reading", |database| {
             let read = database.begin_read()?;
             let mut rows = Vec::new();
-            for table in Table::ALL {
+            for table in tables.iter().copied() {
                 let open = match read.open_table(table.definition()) {
                     Ok(open) => open,
                     Err(TableError::TableDoesNotExist(_)) => continue,
@@ -180,7 +185,7 @@ impl Tables {
     }
 
     /// The version of what is in the file.
-    fn version(&mut self) -> Result<u64, StoreError> {
+    pub(super) fn version(&mut self) -> Result<u64, StoreError> {
         let found = self.attempt("reading", |database| {
             match database.begin_read()?.open_table(META) {
                 Ok(meta) => Ok(meta.get(VERSION_KEY)?.map(|version| version.value())),

@@ -14,6 +14,8 @@ use super::schema::{self, Step};
 use super::table::{Row, Table, Tables};
 use super::*;
 
+mod migration;
+
 const BOOT: &str = "11111111-2222-4333-8444-555555555555";
 const NEXT_BOOT: &str = "99999999-2222-4333-8444-555555555555";
 
@@ -29,6 +31,7 @@ fn record(kind: ObjectKind, key: &str, value: u64) -> Record {
         key: key.into(),
         owner: Owner::Cni,
         generation: value,
+        changed_s: 7,
         value: json!({ "value": value, "padding": "x".repeat(300) }),
     }
 }
@@ -63,7 +66,7 @@ fn copied(path: &Path) -> (TempDir, PathBuf) {
     (folder, copy)
 }
 
-use ObjectKind::{Attachment, Config, Lease, Sticky};
+use ObjectKind::{Attachment, Config, Lease, Port, Sticky};
 
 #[test]
 fn what_was_committed_is_there_again() {
@@ -278,7 +281,7 @@ fn a_newer_version_is_refused_and_left_alone() {
     }
 }
 
-/// There is one version so far: the steps are made up. What they are run on is what version 1 writes.
+/// What comes after this version is made up.
 #[test]
 fn an_older_version_is_migrated_whole_or_not_at_all() {
     fn renamed(rows: Vec<Row>) -> Result<Vec<Row>, String> {
@@ -305,14 +308,19 @@ fn an_older_version_is_migrated_whole_or_not_at_all() {
     let file = boot_file(&path);
     let mut tables = Tables::open(&file, Durability::Kernel).unwrap();
     let before = tables.rows().unwrap();
-    let steps: [Step; 2] = [renamed, refused];
+    let steps = [schema::STEPS, &[renamed as Step, refused]].concat();
+    let (here, next) = (schema::VERSION, schema::VERSION + 1);
     let error = tables.migrate_by(&steps).unwrap_err().to_string();
     assert!(
-        error.contains("format 2 cannot be brought to 3: 2 rows are strange"),
+        error.contains(&format!(
+            "format {next} cannot be brought to {}: 2 rows are strange",
+            next + 1
+        )),
         "{error}"
     );
     assert_eq!(tables.rows().unwrap(), before);
-    tables.migrate_by(&steps[..1]).unwrap();
+    let steps = &steps[..steps.len() - 1];
+    tables.migrate_by(steps).unwrap();
     let after = tables.rows().unwrap();
     let numbers: Vec<_> = after
         .iter()
@@ -321,13 +329,13 @@ fn an_older_version_is_migrated_whole_or_not_at_all() {
         .collect();
     assert_eq!(numbers, [json!(1), json!(2)]);
     // Once: a step that was made is not made again.
-    tables.migrate_by(&steps[..1]).unwrap();
+    tables.migrate_by(steps).unwrap();
     assert_eq!(tables.rows().unwrap(), after);
     drop(tables);
     // And what came of it is a newer version to those who do not know the step.
     assert!(matches!(
         FileStore::open_at(&path, BOOT),
-        Err(StoreError::Newer { found: 2, .. })
+        Err(StoreError::Newer { found, known, .. }) if (found, known) == (next, here)
     ));
 }
 
@@ -458,16 +466,22 @@ fn a_daemon_that_commits_for_ever() {
     for n in first + 1.. {
         let config = if n % 16 == 0 { Config } else { Sticky };
         let before = format!("a{}", n - 1);
-        store
-            .commit(&[
-                put(Attachment, "a", n),
-                put(Lease, "l", n),
-                put(Attachment, &format!("a{n}"), n),
-                put(Sticky, "s", n),
-                put(config, "c", n),
-                delete(Attachment, &before),
-            ])
-            .unwrap();
+        // An object comes, another one goes, with the configuration alone.
+        let mut objects = Vec::new();
+        if n % 16 == 0 {
+            objects.push(put(Port, &format!("p{n}"), n));
+            objects.push(put(Port, "p", n));
+            objects.push(delete(Port, &format!("p{}", n - 16)));
+        }
+        let rest = [
+            put(Attachment, "a", n),
+            put(Lease, "l", n),
+            put(Attachment, &format!("a{n}"), n),
+            put(Sticky, "s", n),
+            put(config, "c", n),
+            delete(Attachment, &before),
+        ];
+        store.commit(&[&rest[..], &objects].concat()).unwrap();
         println!("committed {n}");
         if n % 7 == 0 {
             store.flush().unwrap();
@@ -531,9 +545,13 @@ fn a_killed_daemon_leaves_whole_commits() {
         assert_eq!(of(Attachment, &format!("a{n}")), Some(n), "round {round}");
         let config = (n >= 16).then_some(n - n % 16);
         assert_eq!(of(Config, "c"), config, "round {round}");
+        assert_eq!(of(Port, "p"), config, "round {round}");
+        if let Some(config) = config {
+            assert_eq!(of(Port, &format!("p{config}")), Some(config), "round {round}");
+        }
         let other = if n % 16 == 0 { n - 1 } else { n };
         assert_eq!(of(Sticky, "c"), (other > 0).then_some(other), "round {round}");
-        assert_eq!(all.len(), 5 + usize::from(config.is_some()), "round {round}");
+        assert_eq!(all.len(), 5 + 3 * usize::from(config.is_some()), "round {round}");
         last = n;
     }
 }
