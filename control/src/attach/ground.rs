@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clearway_config::Name;
@@ -99,16 +100,38 @@ pub(crate) trait Ground: Send + Sync {
     fn repair(&self, known: &Known) -> Result<(), Fault>;
 }
 
+/// How many sockets to the kernel are kept for the next pod; opening them takes half a millisecond.
+const SPARE_HOSTS: usize = 4;
+
 /// This host.
 pub(crate) struct HostGround {
     handle: Handle,
     vhost: PathBuf,
+    /// Sockets to the kernel that nobody uses just now.
+    hosts: Mutex<Vec<Host>>,
 }
 
 impl HostGround {
     /// With the daemon's control thread behind `handle`, and sockets in folders below `vhost`.
     pub(crate) fn new(handle: Handle, vhost: PathBuf) -> Self {
-        Self { handle, vhost }
+        Self {
+            handle,
+            vhost,
+            hosts: Mutex::default(),
+        }
+    }
+
+    /// Does something with sockets to the kernel; those of a failure are not used again.
+    fn on_host<T>(&self, work: impl FnOnce(&mut Host) -> Result<T, PodError>) -> Result<T, PodError> {
+        let spare = || self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = spare().pop();
+        let mut host = idle.map_or_else(Host::open, Ok)?;
+        let done = work(&mut host)?;
+        let mut spare = spare();
+        if spare.len() < SPARE_HOSTS {
+            spare.push(host);
+        }
+        Ok(done)
     }
 
     /// Whether a folder was made for this socket alone. One that the user names may be anywhere, also beside these.
@@ -151,9 +174,7 @@ impl Ground for HostGround {
             // What is longer, the kernel does not take.
             alias: alias.get(..255).unwrap_or(&alias),
         };
-        Host::open()
-            .map_err(PodError::from)?
-            .create_veth(&known.netns, &veth)?;
+        self.on_host(|host| host.create_veth(&known.netns, &veth))?;
         Ok(())
     }
 
@@ -162,12 +183,10 @@ impl Ground for HostGround {
         let mut pod = known.netns.enter()?;
         pod.set_up(&attachment.id.interface, &attachment.addresses)?;
         if let Some(host_interface) = &attachment.host_interface {
-            let up = || {
-                let mut host = Host::open()?;
+            self.on_host(|host| {
                 let link = host.link(host_interface)?;
-                host.set_link_up(link.ifindex)
-            };
-            up().map_err(PodError::from)?;
+                Ok(host.set_link_up(link.ifindex)?)
+            })?;
         }
         Ok(())
     }
@@ -233,9 +252,7 @@ impl Ground for HostGround {
 
     fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
         if let Some(host_interface) = &known.attachment.host_interface {
-            Host::open()
-                .map_err(PodError::from)?
-                .delete_veth(host_interface)?;
+            self.on_host(|host| host.delete_veth(host_interface))?;
         }
         Ok(())
     }

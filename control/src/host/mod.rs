@@ -30,14 +30,6 @@ pub(crate) mod netdev;
 mod netlink;
 pub(crate) mod netns;
 pub(crate) mod offload;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "attachments, which make and mind pods' interfaces, are being built on it"
-    )
-)]
 pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod promisc;

@@ -1,7 +1,7 @@
 //! A pod's network namespace: its interface is made, given its settings, looked at, repaired, announced, and deleted.
 //!
 //! ```text
-//!   PodNetns::open ─┬─► Host::create_veth ─► both ends, the far one born in the pod      Host::delete_veth, Host::marked
+//!   PodNetns::open ─┬─► Host::create_veth ─► both ends, the far one born in the pod      Host::delete_veth
 //!   (path, inode)   └─► PodNetns::enter ─► Pod: a socket from there ─► set_up · look · repair · announce
 //! ```
 //!
@@ -36,7 +36,7 @@ use super::{HostError, NetnsInode, hint};
 
 pub(crate) use interface::{Pod, PodInterface};
 pub(crate) use settings::{Difference, PodRoute, Wanted, differences};
-pub(crate) use veth::{HostEnd, Veth};
+pub(crate) use veth::Veth;
 
 /// The network namespace of a pod: the path of its file, and which one was found there.
 ///
@@ -266,6 +266,7 @@ pub(crate) enum PodError {
 
 impl PodError {
     /// Whether what was asked for can't be, as opposed to what failed.
+    #[cfg(test)]
     pub(crate) fn is_wrong_request(&self) -> bool {
         matches!(
             self,

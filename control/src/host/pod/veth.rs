@@ -12,10 +12,10 @@ use nix::errno::Errno;
 
 use super::{PodError, PodNetns};
 use crate::host::links::{
-    ADDRESS, EXT_MASK, IFF_UP, IFINFO_LEN, IFNAME, INFO_DATA, INFO_KIND, IfIndex, LINKINFO, Link, MTU,
-    NUM_RX_QUEUES, NUM_TX_QUEUES, RTM_GETLINK, RTM_NEWLINK, SKIP_STATS, by_name, flags_request, request,
+    ADDRESS, IFF_UP, IFINFO_LEN, IFNAME, INFO_DATA, INFO_KIND, IfIndex, LINKINFO, Link, MTU, NUM_RX_QUEUES,
+    NUM_TX_QUEUES, RTM_NEWLINK, by_name, flags_request, request,
 };
-use crate::host::netlink::{CREATE, DUMP, ECHO, EXCL, Message};
+use crate::host::netlink::{CREATE, ECHO, EXCL, Message};
 use crate::host::unlink::{Unlinker, delete};
 use crate::host::{Host, HostError};
 
@@ -47,15 +47,6 @@ pub(crate) struct Veth<'a> {
     pub(crate) mtu: u32,
     /// What our end is called (`IFLA_IFALIAS`, shown by `ip link`): at most 255 bytes.
     pub(crate) alias: &'a str,
-}
-
-/// Our end of a veth pair that carries an alias.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostEnd {
-    /// The interface.
-    pub(crate) link: Link,
-    /// What it is called.
-    pub(crate) alias: String,
 }
 
 impl Host {
@@ -122,21 +113,6 @@ impl Host {
             });
         }
         Ok(Unlinker::open()?.delete(link.ifindex)?)
-    }
-
-    /// All veths of the host whose alias begins like this.
-    pub(crate) fn marked(&mut self, alias_prefix: &str) -> Result<Vec<HostEnd>, HostError> {
-        let message = request(RTM_GETLINK, DUMP, 0).attr(EXT_MASK, &SKIP_STATS.to_ne_bytes());
-        let replies = self
-            .rtnl
-            .transact(message)
-            .map_err(|refusal| refusal.during("listing the interfaces"))?;
-        let ends = replies.iter().filter_map(|reply| {
-            let alias = reply.attrs(IFINFO_LEN).text(IFALIAS)?;
-            let link = Link::parse(reply).filter(|link| link.kind.as_deref() == Some("veth"))?;
-            alias.starts_with(alias_prefix).then_some(HostEnd { link, alias })
-        });
-        Ok(ends.collect())
     }
 
     /// Gives our end its alias, and keeps the host's own stack silent on it: an IPv6 address that it made up for itself

@@ -159,18 +159,25 @@ fn an_mtu_below_that_of_ipv6_is_no_obstacle() {
     assert_eq!(ip("link show cw0")[0]["ifalias"], ALIAS);
 }
 
+/// The host's veths whose alias begins like this.
+fn marked(prefix: &str) -> Vec<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    ip("-details link")
+        .iter()
+        .filter(|link| link["linkinfo"]["info_kind"] == "veth")
+        .map(|link| (text(&link["ifname"]), text(&link["ifalias"])))
+        .filter(|(_, alias)| alias.starts_with(prefix))
+        .collect()
+}
+
 #[test]
-fn leftovers_are_found_by_their_alias_and_deleted() {
+fn leftovers_are_told_by_their_alias_and_deleted() {
     isolate();
     let (mut host, container) = (host(), attached(&mut host()));
     sh("ip link add other type veth peer name other1 && ip link set other alias 'somebody else'");
     sh("ip link add br0 type bridge && ip link set br0 alias 'clearway bridge'");
-    let names = |host: &mut Host, prefix: &str| -> Vec<_> {
-        let ends = host.marked(prefix).expect("they can be listed").into_iter();
-        ends.map(|HostEnd { link, alias }| (link.name, alias)).collect()
-    };
-    assert_eq!(names(&mut host, "clearway "), [("cw0".into(), ALIAS.into())]);
-    assert_eq!(names(&mut host, "clearway other"), []);
+    assert_eq!(marked("clearway "), [("cw0".into(), ALIAS.into())]);
+    assert_eq!(marked("clearway other"), []);
 
     let bridge = host.delete_veth("br0").expect_err("it is not ours");
     assert!(
@@ -180,15 +187,13 @@ fn leftovers_are_found_by_their_alias_and_deleted() {
     assert!(host.delete_veth("cw0").expect("it can be deleted"));
     assert!(!host.delete_veth("cw0").expect("it is fine that it is gone"));
     assert_eq!(container.ip("link").len(), 1, "the pod's end went with it");
-    assert_eq!(names(&mut host, "clearway"), []);
+    assert_eq!(marked("clearway"), []);
 
     // A pod that ends takes its interface along, and so ours.
     host.create_veth(&container.netns(), &veth("cw0"))
         .expect("it can be made again");
     drop(container);
-    eventually("the kernel clears up", || {
-        names(&mut host, "clearway ").is_empty()
-    });
+    eventually("the kernel clears up", || marked("clearway ").is_empty());
     assert!(!host.delete_veth("cw0").expect("it is fine that it is gone"));
 }
 
@@ -201,11 +206,9 @@ fn a_socket_that_is_dropped_lets_the_namespace_go() {
     let mut pod = enter(&container);
     drop(container);
     assert!(pod.look("eth0").expect("the socket answers").is_some());
-    assert_eq!(host.marked("clearway").expect("they can be listed").len(), 1);
+    assert_eq!(marked("clearway").len(), 1);
     drop(pod);
-    eventually("the namespace goes", || {
-        host.marked("clearway").expect("they can be listed").is_empty()
-    });
+    eventually("the namespace goes", || marked("clearway").is_empty());
 }
 
 #[test]
