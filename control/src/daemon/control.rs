@@ -13,7 +13,7 @@ use clearway_io::VlanFilter;
 use super::arrivals::Arrivals;
 use super::attached::AttachedPort;
 use super::groups::Groups;
-use super::open::{self, Open, OpenError, Ours};
+use super::open::{self, Open, OpenError, Ours, Pods};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
@@ -48,6 +48,7 @@ pub(super) struct Control {
     pub(super) host_facts: HostFacts,
     pub(super) engine: Engine,
     pub(super) groups: Groups,
+    pub(super) pods: Pods,
     pub(super) compiler: Compiler,
     pub(super) tables: Tables,
     pub(super) facts: Facts,
@@ -89,6 +90,7 @@ impl Control {
             host: Host::open()?,
             host_facts,
             groups: Groups::new(spec.engine.hugepages, engine.workers()),
+            pods: Pods::default(),
             compiler: Compiler::default(),
             tables: Tables::default(),
             facts: Facts::default(),
@@ -380,7 +382,10 @@ impl Control {
             if same {
                 continue;
             }
-            let wire = entry.opened().and_then(|open| open.wire.as_ref());
+            let wire = match &mut entry.state {
+                PortState::Open(open) => open.wire.as_mut(),
+                PortState::Down { .. } => None,
+            };
             if let Some(Err(error)) = wire.map(|wire| wire.steer(port, &ours)) {
                 tracing::error!(port = %name, %error, "its XDP program was not told what is ours");
             }
