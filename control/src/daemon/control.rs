@@ -15,7 +15,7 @@ use super::arrivals::Arrivals;
 use super::attached::AttachedPort;
 use super::groups::Groups;
 use super::leaving::Leaving;
-use super::open::{self, Open, OpenError, Ours};
+use super::open::{self, Open, OpenError, Ours, Pods};
 use super::ports::{Entry, PortState, close_all};
 use super::signals::Poller;
 use super::underlay::Underlay;
@@ -53,6 +53,7 @@ pub(super) struct Control {
     pub(super) host_facts: HostFacts,
     pub(super) engine: Engine,
     pub(super) groups: Groups,
+    pub(super) pods: Pods,
     pub(super) compiler: Compiler,
     pub(super) tables: Tables,
     pub(super) facts: Facts,
@@ -98,6 +99,7 @@ impl Control {
             host: Host::open()?,
             host_facts,
             groups: Groups::new(spec.engine.hugepages, engine.workers()),
+            pods: Pods::default(),
             compiler: Compiler::default(),
             tables: Tables::default(),
             facts: Facts::default(),
@@ -393,7 +395,10 @@ impl Control {
             if same {
                 continue;
             }
-            let wire = entry.opened().and_then(|open| open.wire.as_ref());
+            let wire = match &mut entry.state {
+                PortState::Open(open) => open.wire.as_mut(),
+                PortState::Down { .. } => None,
+            };
             if let Some(Err(error)) = wire.map(|wire| wire.steer(port, &ours)) {
                 tracing::error!(port = %name, %error, "its XDP program was not told what is ours");
             }

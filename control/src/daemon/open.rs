@@ -10,8 +10,10 @@
 //! ([`OpenError::Wait`]) or somebody has to do something.
 
 mod error;
+mod pods;
 
 pub(super) use error::OpenError;
+pub(super) use pods::Pods;
 
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -23,6 +25,7 @@ use clearway_io::{
     PcapngPort, QueueConfig, Steering, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError, memory_port,
 };
 
+use self::pods::Program;
 use super::groups::{Groups, Need, Place};
 use super::need::{Found, need};
 use super::vhost::Guest;
@@ -67,7 +70,7 @@ pub(super) struct Open {
 /// The interface of an open port, and what was done to it.
 pub(super) struct Wire {
     pub(super) state: LinkState,
-    program: XdpProgram,
+    program: Program,
     changes: Changes,
     _promiscuous: Option<Promiscuous>,
 }
@@ -81,11 +84,8 @@ pub(super) struct Ours {
 
 impl Wire {
     /// Changes what is steered to the port, live.
-    pub(super) fn steer(&self, port: &Port, ours: &Ours) -> Result<(), XdpError> {
-        // What is ours first: a shared port must not blink when it becomes shared.
-        self.program.set_vteps(&ours.vteps)?;
-        self.program.set_vlans(&ours.vlans)?;
-        self.program.set_steering(steering(port))
+    pub(super) fn steer(&mut self, port: &Port, ours: &Ours) -> Result<(), XdpError> {
+        self.program.steer(port, ours)
     }
 }
 
@@ -98,7 +98,7 @@ fn steering(port: &Port) -> Steering {
 
 /// An interface that is ready, with our program on it.
 struct Attached {
-    program: XdpProgram,
+    program: Program,
     mode: AttachMode,
     warnings: Vec<String>,
     /// A veth's peer may leave checksums unfinished.
@@ -125,6 +125,7 @@ pub(super) struct Opener<'a> {
     pub(super) host: &'a mut Host,
     pub(super) engine: &'a mut Engine,
     pub(super) groups: &'a mut Groups,
+    pub(super) pods: &'a mut Pods,
     pub(super) state_dir: &'a Path,
     pub(super) idle: Idle,
 }
@@ -240,7 +241,7 @@ impl Opener<'_> {
         &mut self,
         wanted: &Wanted<'_>,
         changes: &mut Changes,
-    ) -> Result<(Open, XdpProgram, Option<Promiscuous>), OpenError> {
+    ) -> Result<(Open, Program, Option<Promiscuous>), OpenError> {
         let (place, sockets, attached) = match self.in_mode(wanted, changes, wanted.found.mode)? {
             Some(ready) => ready,
             // Without zero copy there is always an answer.
@@ -377,11 +378,8 @@ impl Opener<'_> {
         mode: ModeRequest,
     ) -> Result<Attached, OpenError> {
         let Wanted {
-            port,
-            interface,
             busy_poll,
             has_service,
-            ours,
             ..
         } = *wanted;
         let link = &wanted.found.link;
@@ -398,19 +396,7 @@ impl Opener<'_> {
         {
             warnings.push(error.to_string());
         }
-        let mut program = XdpProgram::load(steering(port))?;
-        for (queue, socket) in sockets {
-            program.register(u32::from(*queue), socket.socket())?;
-        }
-        program.set_vteps(&ours.vteps)?;
-        program.set_vlans(&ours.vlans)?;
-        let mode = program.attach(interface, mode, port.replace)?;
-        for replaced in program.replaced() {
-            warnings.push(format!(
-                "{} took the place of the XDP program {:?} (id {})",
-                interface.name, replaced.name, replaced.id
-            ));
-        }
+        let (program, mode) = self.program(wanted, sockets, mode, &mut warnings)?;
         // A NIC drops what is not for its own address; a veth has no such filter.
         let bridges = has_service && link.kind.as_deref() != Some("veth");
         let promiscuous = bridges.then(|| Promiscuous::hold(link.ifindex)).transpose()?;
@@ -421,6 +407,38 @@ impl Opener<'_> {
             unfinished,
             promiscuous,
         })
+    }
+
+    /// Attaches the program that pods share, or one of the port's own.
+    fn program(
+        &mut self,
+        wanted: &Wanted<'_>,
+        sockets: &[(u16, AfXdpPort)],
+        mode: ModeRequest,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Program, AttachMode), OpenError> {
+        let Wanted {
+            port,
+            found,
+            interface,
+            ours,
+            ..
+        } = *wanted;
+        if let [(_, socket)] = sockets
+            && Pods::suit(port, &found.link, &found.queues)
+            && let Some((link, mode)) = self.pods.attach(socket, mode)?
+        {
+            return Ok((Program::Shared(link), mode));
+        }
+        let mut program = Program::own(steering(port), ours, sockets)?;
+        let mode = program.attach(interface, mode, port.replace)?;
+        for replaced in program.replaced() {
+            warnings.push(format!(
+                "{} took the place of the XDP program {:?} (id {})",
+                interface.name, replaced.name, replaced.id
+            ));
+        }
+        Ok((Program::Own(program), mode))
     }
 
     fn pcapng(&mut self, port: &Port, need: &Need) -> Result<Open, OpenError> {
@@ -497,7 +515,7 @@ impl Opener<'_> {
 
 /// What holds an interface that is about to be deleted: no frame of it reaches the host while this is there.
 pub(super) struct Doomed {
-    _program: XdpProgram,
+    _program: Program,
     _promiscuous: Option<Promiscuous>,
 }
 
@@ -518,12 +536,12 @@ impl Wire {
     pub(super) fn give_back(self, host: &mut Host) {
         let Self {
             state,
-            mut program,
+            program,
             changes,
             _promiscuous,
             ..
         } = self;
-        program.detach();
+        drop(program);
         give_back(host, changes, &state.name);
     }
 }

@@ -286,6 +286,7 @@ impl Control {
             host: &mut self.host,
             engine: &mut self.engine,
             groups: &mut self.groups,
+            pods: &mut self.pods,
             state_dir: &self.state_dir,
             idle: self.spec.engine.idle,
         }

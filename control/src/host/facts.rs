@@ -142,7 +142,7 @@ pub(crate) struct AttachedProgram {
 impl AttachedProgram {
     /// Whether it is that of a Clearway that runs.
     pub(crate) fn is_ours(&self) -> bool {
-        self.name.as_deref() == Some(program::OURS) && self.holder.is_some()
+        self.name.as_deref().is_some_and(program::is_ours) && self.holder.is_some()
     }
 }
 

@@ -8,6 +8,7 @@
 //!              │ napi, promisc  knobs of busy polling and reception   │
 //!              │ tap      TAPs made, found and followed               │
 //!              │ pod      what is done to and in a pod's namespace    │
+//!              │ spare    an interface that nobody sees               │
 //!              │ restore  the journal that gives all of it back       │
 //!              └ facts, doctor  what this host can do, and what to do ┘
 //! ```
@@ -35,6 +36,7 @@ pub(crate) mod program;
 pub(crate) mod promisc;
 pub(crate) mod restore;
 pub(crate) mod routes;
+pub(crate) mod spare;
 pub(crate) mod sysfs;
 pub(crate) mod tap;
 #[cfg(test)]

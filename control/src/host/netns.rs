@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::netlink::Message;
 use super::pod::{PodError, PodNetns};
@@ -64,6 +64,27 @@ impl Netns {
             file: File::open(path)?,
             path: path.to_owned(),
         })
+    }
+
+    /// Makes one that has no name and no process: it goes when this is dropped. `lo` is all there is, and is down.
+    pub(super) fn unnamed() -> Result<Self, HostError> {
+        const WHAT: &str = "that has no name";
+        let failed = |source| HostError::Enter {
+            namespace: WHAT.to_owned(),
+            source,
+        };
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        };
+        let maker = thread::Builder::new().name("netns".into()).spawn(make);
+        match maker.map_err(failed)?.join() {
+            Ok(file) => Ok(Self {
+                file: file.map_err(failed)?,
+                path: WHAT.into(),
+            }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Which one it is.

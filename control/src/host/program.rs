@@ -6,8 +6,10 @@ use std::fs;
 
 use serde::Serialize;
 
-/// The name of Clearway's own program, as the kernel shows it.
-pub(crate) const OURS: &str = "clearway";
+/// Whether a program of this name, as the kernel shows it, is one of Clearway's: a port's own, or the one that pods share.
+pub(crate) fn is_ours(name: &str) -> bool {
+    matches!(name, "clearway" | "clearway_pod")
+}
 
 /// A process that keeps something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -7,6 +7,7 @@ mod changes;
 mod facts;
 mod links;
 mod next_hops;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

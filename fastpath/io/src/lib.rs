@@ -57,7 +57,7 @@ pub use vhost::{
     calls_never_wait, check_event,
 };
 pub use xsk::{
-    AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, QueueConfig,
-    RingSizes, Steering, SteeringCounts, UmemGroup, VlanFilter, VtepFilter, XdpError, XdpProgram, XskError,
-    XskMode,
+    AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, Parked, PodLink,
+    PodProgram, QueueConfig, RingSizes, Steering, SteeringCounts, UmemGroup, VlanFilter, VtepFilter,
+    XdpError, XdpProgram, XskError, XskMode,
 };

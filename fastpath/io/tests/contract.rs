@@ -7,10 +7,11 @@ mod support;
 
 use clearway_io::{
     AnyPort, BATCH, Frame, FrameBatch, HugePages, Interface, MemoryPeer, MemoryPort, ModeRequest,
-    PcapngConfig, PcapngPort, PoolSet, Port, QueueConfig, RegionId, RingSizes, Steering, TapDevice, TapPort,
-    TxCounts, Umem, UmemGeometry, UmemGroup, XdpProgram, memory_port,
+    PcapngConfig, PcapngPort, PodProgram, PoolSet, Port, QueueConfig, RegionId, RingSizes, Steering,
+    TapDevice, TapPort, TxCounts, Umem, UmemGeometry, UmemGroup, XdpProgram, memory_port,
 };
 use pcap_file::pcapng::{Block, PcapNgReader};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::time::Duration;
 use support::{PATIENCE, Wire, frame, fresh_netns, held, readable, up, veth};
@@ -133,15 +134,16 @@ impl Far for CaptureFar {
     }
 }
 
-struct AfXdp<const GENERIC: bool>;
+struct AfXdp<const GENERIC: bool, const POD: bool>;
 
 struct AfXdpFar {
     wire: Wire,
     arrivals: VecDeque<Vec<u8>>,
-    _program: XdpProgram,
+    /// What gives it the interface's frames: a program of its own, or its part of the one of pods.
+    _program: Box<dyn Any>,
 }
 
-impl<const GENERIC: bool> Kind for AfXdp<GENERIC> {
+impl<const GENERIC: bool, const POD: bool> Kind for AfXdp<GENERIC, POD> {
     const CAPACITY: Option<usize> = Some(RING as usize);
     const PUMPED: bool = true;
 
@@ -166,9 +168,15 @@ impl<const GENERIC: bool> Kind for AfXdp<GENERIC> {
         let port = UmemGroup::new(umem.clone())
             .open(&near, 0, &config)
             .expect("port");
-        let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
-        program.register(0, port.socket()).expect("register");
-        program.attach(&near, mode, false).expect("attach");
+        let program: Box<dyn Any> = if POD {
+            let program = PodProgram::load().expect("program");
+            Box::new(program.attach(&port, mode).expect("attach").expect("a slot"))
+        } else {
+            let mut program = XdpProgram::load(Steering::Exclusive).expect("program");
+            program.register(0, port.socket()).expect("register");
+            program.attach(&near, mode, false).expect("attach");
+            Box::new(program)
+        };
         let far = AfXdpFar {
             wire: Wire::open("far"),
             arrivals: arrivals.into(),
@@ -503,4 +511,5 @@ macro_rules! contract {
     )*};
 }
 
-contract!(memory: Memory, capture: Capture, af_xdp: AfXdp<false>, af_xdp_generic: AfXdp<true>, tap: Tap<1>);
+contract!(memory: Memory, capture: Capture, af_xdp: AfXdp<false, false>, af_xdp_generic: AfXdp<true, false>,
+    af_xdp_pod: AfXdp<false, true>, af_xdp_pod_generic: AfXdp<true, true>, tap: Tap<1>);

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Steers the frames of one interface: which go to our AF_XDP sockets, which to the kernel.
+// `clearway` steers the frames of one interface: which go to our AF_XDP sockets, which to the kernel.
 //
 //   exclusive   everything is ours (pod-facing veth, dedicated VF). A queue without a socket drops: a frame
 //               of a pod must never reach the host's own stack, not even while a queue is being rebuilt.
 //   shared      ours are UDP to one of our VTEPs, and frames whose outer tag (TPID and VID) is one of ours. All else,
 //               fragments, IPv6 with extension headers and whatever can't be parsed go to the kernel, which
 //               keeps its addresses, ARP, SSH and BGP on this uplink. So does a queue without a socket.
+//
+// `clearway_pod` serves any number of interfaces that are ours alone and have one queue: the frames of each go to its one
+// socket. A program for all of them, since one that gets on its first interface or leaves its last makes the kernel wait
+// for all its CPUs (docs/decisions/0016).
 //
 // "xdp.frags": packets of several buffers are taken (jumbo frames); only the first buffer is parsed, which
 // holds all headers.
@@ -25,6 +29,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define VID_MASK 0x0fff
+#define SLOTS 4096 /* a power of two */
 #define IP_FRAGMENT 0x3fff /* more-fragments flag and offset: RFC 791 */
 
 enum { STEER_SHARED, STEER_EXCLUSIVE };
@@ -179,6 +184,24 @@ int clearway(struct xdp_md *ctx)
 	if (steering && *steering == STEER_EXCLUSIVE)
 		return redirect(ctx, XDP_DROP);
 	return shared(ctx);
+}
+
+/* The socket of each interface, by its index modulo SLOTS: user space lets no two of the same slot in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} pods SEC(".maps");
+
+/*
+ * A frame can't get to another interface's socket, whatever the map says: the kernel drops one that comes from another
+ * device or queue than the socket is bound to (net/xdp/xsk.c, xsk_rcv_check).
+ */
+SEC("xdp.frags")
+int clearway_pod(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&pods, ctx->ingress_ifindex % SLOTS, XDP_DROP);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -55,7 +55,7 @@ impl From<XdpError> for OpenError {
         match &error {
             // Ours, while nobody holds the interface's lock: of a daemon that is just ending, or that keeps its
             // locks elsewhere.
-            XdpError::Foreign { program, interface } if program.name == program::OURS => {
+            XdpError::Foreign { program, interface } if program::is_ours(&program.name) => {
                 let id = program.id;
                 match program::holder(id) {
                     None => Self::Wait(format!(

@@ -12,9 +12,14 @@
 //! | `socket` | [`UmemGroup`]: making and binding sockets, and what it says when that fails |
 //! | `port` | [`AfXdpPort`]: the `Port` of one queue |
 //! | `release` | waiting until a driver has let go of a closed queue's memory |
-//! | `program` | [`XdpProgram`]: loading, attaching and feeding the XDP program |
+//! | `object` `link` | loading a compiled program, and what keeps one on an interface |
+//! | `program` | [`XdpProgram`]: loading, attaching and feeding the XDP program of one interface |
+//! | `pods` | [`PodProgram`]: one program for all interfaces that are ours alone and have one queue |
 
 mod lent;
+mod link;
+mod object;
+mod pods;
 mod port;
 mod program;
 mod release;
@@ -23,6 +28,7 @@ mod socket;
 mod sys;
 mod uapi;
 
+pub use pods::{Parked, PodLink, PodProgram};
 pub use port::{AfXdpPort, AfXdpReport};
 pub use program::{
     AttachMode, ForeignProgram, Steering, SteeringCounts, VlanFilter, VtepFilter, XdpError, XdpProgram,

@@ -1,4 +1,4 @@
-//! The XDP program of an interface: load it, feed its maps, attach it through a BPF link.
+//! The XDP program of one interface: load it, feed its maps, attach it through a BPF link.
 //!
 //! ```text
 //!   load(steering) → register(queue, socket) … → set_vteps/set_vlans → attach(interface)     live: the middle two
@@ -9,17 +9,16 @@
 //! blink. Everything is held as descriptors (program, link, maps), so that they can be handed to a successor.
 //! For control threads.
 
+use super::link::{Link, is_taken};
+use super::object;
 use super::socket::{Interface, ModeRequest};
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, ProgInfoIter};
-use libbpf_rs::{ErrorExt, MapCore, MapFlags, MapHandle, ObjectBuilder, Xdp, XdpFlags};
+use libbpf_rs::{ErrorExt, MapCore, MapFlags, MapHandle, Xdp, XdpFlags};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-/// Compiled from `xdp/clearway.bpf.c` by `xdp/build.sh`.
-static OBJECT: &[u8] = include_bytes!("../../xdp/clearway.bpf.o");
 
 /// Sockets of one program: the XSKMAP's size.
 const MAX_QUEUES: u32 = 256;
@@ -153,13 +152,8 @@ pub enum XdpError {
     },
 }
 
-fn bpf(what: &'static str) -> impl Fn(libbpf_rs::Error) -> XdpError {
+pub(super) fn bpf(what: &'static str) -> impl Fn(libbpf_rs::Error) -> XdpError {
     move |source| XdpError::Bpf { what, source }
-}
-
-struct Link {
-    fd: OwnedFd,
-    mode: AttachMode,
 }
 
 /// A program that we took the place of: held, so that it can be given back.
@@ -188,29 +182,14 @@ impl XdpProgram {
     /// # Errors
     /// [`XdpError::Bpf`].
     pub fn load(steering: Steering) -> Result<Self, XdpError> {
-        let fail = bpf("load the XDP program");
-        let object = ObjectBuilder::default()
-            .open_memory(OBJECT)
-            .and_then(|open| open.load());
-        let object = object.map_err(&fail)?;
-        let program = object.progs().find(|program| program.name() == "clearway");
-        let program = program.ok_or_else(|| fail(io::Error::from(io::ErrorKind::NotFound).into()))?;
-        let program = program
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| fail(error.into()))?;
-        let map = |name: &str| {
-            let map = object.maps().find(|map| map.name() == name);
-            let map = map.ok_or_else(|| fail(io::Error::from(io::ErrorKind::NotFound).into()))?;
-            MapHandle::try_from(&map).map_err(&fail)
-        };
+        let object = object::load("clearway", &["xsks", "settings", "vlans", "vteps", "counts"])?;
         let loaded = Self {
-            program,
-            xsks: map("xsks")?,
-            settings: map("settings")?,
-            vlans: map("vlans")?,
-            vteps: map("vteps")?,
-            counts: map("counts")?,
+            program: object.program()?,
+            xsks: object.map("xsks")?,
+            settings: object.map("settings")?,
+            vlans: object.map("vlans")?,
+            vteps: object.map("vteps")?,
+            counts: object.map("counts")?,
             link: None,
             replaced: Vec::new(),
             displaced: Vec::new(),
@@ -247,29 +226,16 @@ impl XdpProgram {
         if replace {
             self.make_room(interface, true)?;
         }
-        let link = match self.link_in(interface, mode) {
+        let link = match Link::attach(self.program.as_fd(), interface, mode) {
             Err(XdpError::Attach { source, .. }) if is_taken(&source) => {
                 self.make_room(interface, replace)?;
-                self.link_in(interface, mode)
+                Link::attach(self.program.as_fd(), interface, mode)
             }
             result => result,
         }?;
         let mode = link.mode;
         self.link = Some(link);
         Ok(mode)
-    }
-
-    fn link_in(&self, interface: &Interface, mode: ModeRequest) -> Result<Link, XdpError> {
-        let native = || self.create_link(interface, AttachMode::Native);
-        let generic = || self.create_link(interface, AttachMode::Generic);
-        match mode {
-            ModeRequest::Auto | ModeRequest::AnyCopy => native().or_else(|error| match error {
-                XdpError::Attach { source, .. } if cannot(&source) => generic(),
-                other => Err(other),
-            }),
-            ModeRequest::ZeroCopy | ModeRequest::Native => native(),
-            ModeRequest::Generic => generic(),
-        }
     }
 
     /// Detaches it, if it is attached and the link has not been handed over, and attaches again what it took the
@@ -281,6 +247,16 @@ impl XdpProgram {
             let _ = Xdp::new(displaced.program.as_fd())
                 .attach(displaced.interface, XdpFlags::from_bits_retain(displaced.flags));
         }
+    }
+
+    /// Replaces another program of ours where that is attached, between two frames, and has its link from then on.
+    pub(super) fn adopt(&mut self, from: &mut Option<Link>) -> Result<(), XdpError> {
+        if let Some(link) = from {
+            link.update(self.program.as_fd())?;
+        }
+        self.detach();
+        self.link = from.take();
+        Ok(())
     }
 
     /// How it is attached, if it is.
@@ -303,18 +279,18 @@ impl XdpProgram {
         Ok(attached(interface)?.first().map(|&(id, _)| name_of(id)))
     }
 
+    /// Fails, by its name, if the interface carries a program.
+    pub(super) fn refuse_others(interface: &Interface) -> Result<(), XdpError> {
+        let program = Self::on_interface(interface)?;
+        program.map_or(Ok(()), |program| Err(refused(interface, program)))
+    }
+
     fn make_room(&mut self, interface: &Interface, replace: bool) -> Result<(), XdpError> {
+        if !replace {
+            return Self::refuse_others(interface);
+        }
         for (id, flags) in attached(interface)? {
             let program = name_of(id);
-            let refused = |program| {
-                Err(XdpError::Foreign {
-                    interface: interface.name.clone(),
-                    program,
-                })
-            };
-            if !replace {
-                return refused(program);
-            }
             let (held, bits) = (hold(id), flags.bits());
             // A BPF link can't be attached over a program that netlink attached, and netlink can't remove one
             // that a link holds (net/core/dev.c, dev_xdp_attach): so each is removed by its own means. Whether
@@ -325,7 +301,7 @@ impl XdpProgram {
                 let _ = Xdp::new(self.program.as_fd()).detach(interface.index as i32, flags);
             }
             if there()? {
-                return refused(program);
+                return Err(refused(interface, program));
             }
             self.replaced.push(program);
             self.displaced.extend(held.map(|program| Displaced {
@@ -335,48 +311,6 @@ impl XdpProgram {
             }));
         }
         Ok(())
-    }
-
-    fn create_link(&self, interface: &Interface, mode: AttachMode) -> Result<Link, XdpError> {
-        let (flags, name) = match mode {
-            AttachMode::Native => (XdpFlags::DRV_MODE, "native"),
-            AttachMode::Generic => (XdpFlags::SKB_MODE, "generic"),
-        };
-        let options = libbpf_sys::bpf_link_create_opts {
-            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
-            flags: flags.bits(),
-            ..Default::default()
-        };
-        // SAFETY: options lives through the call and says its own size.
-        let fd = unsafe {
-            libbpf_sys::bpf_link_create(
-                self.program.as_raw_fd(),
-                interface.index as i32,
-                libbpf_sys::BPF_XDP,
-                &raw const options,
-            )
-        };
-        if fd < 0 {
-            let source = io::Error::from_raw_os_error(-fd);
-            let advice = match source.raw_os_error() {
-                Some(libc::EPERM) => "root or CAP_BPF and CAP_NET_ADMIN are needed",
-                Some(libc::EBUSY) => "another program was attached just now",
-                Some(libc::ENODEV) => "the interface is gone",
-                _ => {
-                    "the driver may not do XDP, or not at this MTU or with this number of queues: try `mode: generic`"
-                }
-            };
-            let interface = interface.name.clone();
-            return Err(XdpError::Attach {
-                interface,
-                mode: name,
-                source,
-                advice,
-            });
-        }
-        // SAFETY: bpf_link_create returned a new descriptor that nobody else owns.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Link { fd, mode })
     }
 
     /// Gives a queue's frames to a socket; replaces the queue's former one. A socket that is closed leaves by
@@ -466,14 +400,11 @@ impl Drop for XdpProgram {
     }
 }
 
-/// Whether a driver says that it can't, rather than that we may not.
-fn cannot(error: &io::Error) -> bool {
-    !is_taken(error) && !matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENODEV))
-}
-
-/// Whether there is a program already: in this mode or in the other (net/core/dev.c, dev_xdp_attach).
-fn is_taken(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+fn refused(interface: &Interface, program: ForeignProgram) -> XdpError {
+    XdpError::Foreign {
+        interface: interface.name.clone(),
+        program,
+    }
 }
 
 /// Ids of the programs on an interface, with the flags to remove them by.

@@ -1,14 +1,15 @@
 //! AF_XDP between veths: what the contract of `Port` does not say. Needs root; each test has a network
 //! namespace of its own.
 
+mod pods;
 mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 
 use clearway_io::{
-    AfXdpPort, AttachMode, BusyPoll, Fault, Frame, FrameBatch, HugePages, Interface, ModeRequest, PoolSet,
-    Port, QueueConfig, RingSizes, Steering, SteeringCounts, Umem, UmemGeometry, UmemGroup, XdpError,
-    XdpProgram, XskError,
+    AfXdpPort, AttachMode, BusyPoll, Fault, Frame, FrameBatch, HugePages, Interface, ModeRequest, Parked,
+    PodLink, PodProgram, PoolSet, Port, QueueConfig, RingSizes, Steering, SteeringCounts, Umem, UmemGeometry,
+    UmemGroup, XdpError, XdpProgram, XskError,
 };
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -213,6 +214,9 @@ fn everything_can_change_threads() {
     is_send::<AfXdpPort>();
     is_send::<UmemGroup>();
     is_send::<XdpProgram>();
+    is_send::<PodProgram>();
+    is_send::<PodLink>();
+    is_send::<Parked>();
     is_send::<XskError>();
     is_send::<XdpError>();
 }
