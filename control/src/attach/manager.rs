@@ -1,6 +1,7 @@
 //! The steps of an attachment's life, in their order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use clearway_config::attach::{
@@ -27,6 +28,19 @@ pub(crate) enum AttachError {
         "attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)"
     )]
     Exists(AttachmentId),
+    /// Another container's is in its place.
+    #[error(
+        "attachment {id}: the interface {} in network namespace {} is attachment {by}'s already; remove that one first (CNI DEL), or choose another \
+         name", .id.interface, .netns.display()
+    )]
+    Taken {
+        /// Which.
+        id: AttachmentId,
+        /// Whose the interface is.
+        by: AttachmentId,
+        /// The namespace of both.
+        netns: PathBuf,
+    },
     /// It is not.
     #[error("there is no attachment {0}")]
     None(AttachmentId),
@@ -97,6 +111,18 @@ impl State {
     /// Whether it was begun or half removed, and is not on its way: neither complete nor waiting for its addresses.
     fn is_left(&self, known: &Known) -> bool {
         !known.is_ready() && !self.awaiting.contains(&known.attachment.id)
+    }
+
+    /// Whose this interface of a pod is, also where it is not made yet, or on its way out: taking back the one would take the
+    /// other's.
+    fn same_interface(&self, interface: &str, netns: &PodNetns) -> Option<&AttachmentId> {
+        let same = |known: &&Known| {
+            known.attachment.wanted.kind != AttachKind::VhostUser
+                && known.attachment.id.interface == interface
+                && known.netns.is_same(netns)
+        };
+        let found = self.all.values().find(same);
+        found.map(|known| &known.attachment.id)
     }
 
     fn commit(&mut self, id: &AttachmentId, changes: &[Change]) -> Result<(), AttachError> {
@@ -263,6 +289,15 @@ impl Manager {
         standing: Standing,
     ) -> Result<Known, AttachError> {
         let mut state = self.vacant(id)?;
+        if wanted.kind != AttachKind::VhostUser
+            && let Some(by) = state.same_interface(&id.interface, &netns)
+        {
+            return Err(AttachError::Taken {
+                id: id.clone(),
+                by: by.clone(),
+                netns: wanted.netns,
+            });
+        }
         let holder = Holder {
             id: id.clone(),
             pod: wanted.pod.clone(),

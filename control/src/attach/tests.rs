@@ -577,6 +577,57 @@ fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
 }
 
 #[test]
+fn of_two_containers_with_one_namespace_the_second_does_not_take_the_firsts_interface() {
+    let scene = Scene::new();
+    for kind in [AttachKind::Tap, AttachKind::Veth] {
+        let mut wanted = scene.wanted(kind);
+        wanted.ipam = Ipam::None;
+        scene.script.play(Plan::Nothing);
+        let netns = scene.pod.path();
+        scene.script.meanwhile("open_port", move || {
+            // What the control thread does, which here makes none.
+            if kind == AttachKind::Tap {
+                sh(&format!(
+                    "nsenter --net={} ip tuntap add net1 mode tap",
+                    netns.display()
+                ));
+            }
+        });
+        scene.daemon.add(&id("c"), wanted.clone()).expect("added");
+        // The second one finds the name free, as one does that has looked before the first one's interface was made.
+        scene.pod.sh("ip link delete net1");
+        scene.script.play(Plan::Nothing);
+        let by_another_path = format!("/proc/{}/root/{}", std::process::id(), scene.pod.path().display());
+        for netns in [scene.pod.path(), by_another_path.into()] {
+            let second = Attach {
+                netns,
+                ..wanted.clone()
+            };
+            let refused = scene.daemon.add(&id("d"), second);
+            assert!(
+                matches!(&refused, Err(AttachError::Taken { by, .. }) if *by == id("c")),
+                "{kind}: {refused:?}"
+            );
+        }
+        assert_eq!(
+            scene.script.lock().done,
+            [""; 0],
+            "{kind}: nothing was made or removed"
+        );
+        let other = Container::start();
+        let mut elsewhere = scene.wanted(AttachKind::Veth);
+        (elsewhere.ipam, elsewhere.netns) = (Ipam::None, other.path());
+        scene
+            .daemon
+            .add(&id("d"), elsewhere)
+            .expect("another namespace is fine");
+        for container in ["c", "d"] {
+            scene.daemon.remove(&id(container)).expect("removed");
+        }
+    }
+}
+
+#[test]
 fn what_is_added_anew_while_the_old_is_cleared_away_stays() {
     let mut scene = Scene::new();
     let other = Container::start();

@@ -89,6 +89,16 @@ impl PodNetns {
             && (self.inode != other.inode || known.is_some_and(|(mine, theirs)| mine != theirs))
     }
 
+    /// Whether both are one namespace, whatever path each was found at.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.inode == other.inode
+            && match self.cookie.zip(other.cookie) {
+                Some((mine, theirs)) => mine == theirs,
+                // One that has ended may have left its inode to the other.
+                None => self.still_there().is_ok(),
+            }
+    }
+
     /// Its file, opened anew.
     pub(super) fn netns(&self) -> Result<Netns, PodError> {
         let netns = open(&self.path)?;
