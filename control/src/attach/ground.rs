@@ -47,8 +47,8 @@ impl Fault {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Control(error) => error.code,
-            Self::Pod(PodError::NoNetns(_) | PodError::Own(_) | PodError::Gone(_)) => ErrorCode::BadRequest,
-            Self::Pod(PodError::PodNameTaken { .. }) => ErrorCode::Conflict,
+            Self::Pod(error) if error.is_of_netns() => ErrorCode::BadRequest,
+            Self::Pod(error) if error.is_in_the_way() => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
         }
     }
@@ -57,6 +57,12 @@ impl Fault {
     pub(crate) fn details(&self) -> Vec<Detail> {
         match self {
             Self::Control(error) => error.details.clone(),
+            Self::Pod(error) if error.is_of_netns() => vec![Detail {
+                path: "netns".to_owned(),
+                line: None,
+                column: None,
+                message: "it must lead to the network namespace of a pod that is there".to_owned(),
+            }],
             _ => Vec::new(),
         }
     }

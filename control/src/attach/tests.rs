@@ -14,7 +14,7 @@ use super::ground::{Fault, Ground};
 use super::known::Known;
 use super::{AttachError, HostGround, Manager};
 use crate::daemon::Standing;
-use crate::handle::{Handle, Request};
+use crate::handle::{ApiError, ErrorCode, Handle, Request};
 use crate::host::pod::PodNetns;
 use crate::host::pod::testbed::Container;
 use crate::host::testing::{isolate, sh};
@@ -574,6 +574,53 @@ fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
         scene.daemon.look(&id("c")).expect("it is there").problems,
         [""; 0]
     );
+}
+
+#[test]
+fn what_is_in_the_way_or_not_there_is_told_from_what_failed() {
+    let scene = Scene::new();
+    let told = |wanted: Attach| {
+        let error = scene.daemon.add(&id("c"), wanted).expect_err("it can't be");
+        let told = ApiError::from(error);
+        let details = told.details.iter().map(|detail| detail.path.clone()).collect();
+        (told.code, details)
+    };
+    let netns = || vec!["netns".to_owned()];
+    let elsewhere = |netns: &str| Attach {
+        netns: netns.into(),
+        ..scene.wanted(AttachKind::Veth)
+    };
+    for (path, what) in [
+        ("/run/netns/clearway-no-such", "none"),
+        ("/dev/null", "no namespace"),
+        ("/proc/thread-self/ns/net", "the daemon's own"),
+    ] {
+        assert_eq!(told(elsewhere(path)), (ErrorCode::BadRequest, netns()), "{what}");
+    }
+    for line in [
+        "ip link add eth0 type veth peer name eth1",
+        "ip address add 10.200.0.2/24 dev eth0",
+        "ip link set dev eth0 up",
+        "ip route add 10.99.0.0/16 via 10.200.0.1",
+    ] {
+        scene.pod.sh(line);
+    }
+    let given = Attach {
+        ipam: Ipam::Given(lease()),
+        ..scene.wanted(AttachKind::Veth)
+    };
+    assert_eq!(told(given.clone()), (ErrorCode::Conflict, vec![]), "a route");
+    let twice = serde_json::json!({"ips": [{"address": "2001:db8::5/64"}, {"address": "2001:db8::5/65"}]});
+    let twice = Ipam::Given(serde_json::from_value(twice).expect("addresses"));
+    let twice = Attach { ipam: twice, ..given };
+    assert_eq!(told(twice), (ErrorCode::Conflict, vec![]), "an address");
+    let mut there = scene.wanted(AttachKind::Veth);
+    there.ipam = Ipam::None;
+    scene.pod.sh("ip link add net1 type veth peer name eth2");
+    assert_eq!(told(there.clone()), (ErrorCode::Conflict, vec![]), "an interface");
+    scene.pod.sh("ip link delete net1");
+    scene.script.play(Plan::Fails(2));
+    assert_eq!(told(there), (ErrorCode::Failed, vec![]));
 }
 
 #[test]

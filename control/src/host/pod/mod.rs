@@ -275,13 +275,19 @@ pub(crate) enum PodError {
 }
 
 impl PodError {
-    /// Whether what was asked for can't be, as opposed to what failed.
-    pub(crate) fn is_wrong_request(&self) -> bool {
+    /// Whether the path is not that of a pod's namespace, or not any more.
+    pub(crate) fn is_of_netns(&self) -> bool {
         matches!(
             self,
-            Self::Gone(_)
-                | Self::NoNetns(_)
-                | Self::Own(_)
+            Self::Gone(_) | Self::Replaced(_) | Self::NoNetns(_) | Self::Own(_)
+        )
+    }
+
+    /// Whether something else has the place of what was asked for.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::HostNameTaken { .. }
                 | Self::PodNameTaken { .. }
                 | Self::AddressTaken { .. }
                 | Self::RouteTaken { .. }
