@@ -279,7 +279,7 @@ pub struct Attachment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentState {
-    /// It is being made, or its addresses are awaited; found so at a start, it is taken back.
+    /// It is being made, or its addresses are awaited; found so at a start, or three minutes later, it is taken back.
     Adding,
     /// It is there.
     Ready,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use clearway_config::Name;
 use clearway_config::attach::{
@@ -12,6 +13,7 @@ use clearway_config::attach::{
 
 use super::ground::{Fault, Ground};
 use super::known::Known;
+use super::manager::PATIENCE;
 use super::{AttachError, HostGround, Manager};
 use crate::daemon::Standing;
 use crate::handle::{ApiError, ErrorCode, Handle, Request};
@@ -487,6 +489,48 @@ fn one_that_awaits_addresses_is_complete_when_it_has_them() {
     socket.ipam = Ipam::Awaited;
     let socket = scene.daemon.add(&id("d"), socket);
     assert!(matches!(socket, Err(AttachError::Invalid(_))), "{socket:?}");
+}
+
+#[test]
+fn one_that_awaits_addresses_in_vain_goes() {
+    let mut scene = Scene::new();
+    let second = Duration::from_secs(1);
+    scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
+    scene.daemon.let_pass(&id("c"), PATIENCE - 60 * second);
+    scene.daemon.finish();
+    assert_eq!(parts(&mut scene), [true; 3], "they may still come");
+    // Meanwhile they come for another one, which stays.
+    let other = Container::start();
+    let there = Attach {
+        netns: other.path(),
+        ..awaiting(&scene)
+    };
+    scene.daemon.add(&id("d"), there).expect("added");
+    scene
+        .daemon
+        .give_addresses(&id("d"), lease())
+        .expect("it has them");
+    scene.daemon.let_pass(&id("c"), 60 * second);
+    scene.daemon.finish();
+    let left: Vec<_> = scene.daemon.list().into_iter().map(|one| one.id).collect();
+    assert_eq!(left, [id("d")]);
+    let late = scene.daemon.give_addresses(&id("c"), lease());
+    assert!(matches!(late, Err(AttachError::None(_))), "{late:?}");
+    assert!(
+        scene.pod.ip("link show type veth").is_empty(),
+        "nothing is left in the pod"
+    );
+    // And the name is free at once, also before that was seen.
+    scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
+    scene.daemon.let_pass(&id("c"), PATIENCE);
+    scene
+        .daemon
+        .add(&id("c"), awaiting(&scene))
+        .expect("the runtime tries anew");
+    scene
+        .daemon
+        .give_addresses(&id("c"), lease())
+        .expect("it has them");
 }
 
 #[test]
