@@ -271,8 +271,20 @@ pub struct Attachment {
     /// What is not as it should be: each with what it is, what it should be, and what is done about it.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Who wants it to be there.
+    #[serde(default)]
+    pub owner: AttachmentOwner,
     /// Times that it was changed.
     pub generation: u64,
+}
+
+/// Who wants an attachment to be there, in the words of `GET /v1/objects`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentOwner {
+    /// A container runtime, through the CNI plugin.
+    #[default]
+    Cni,
 }
 
 /// Whether an attachment is complete.

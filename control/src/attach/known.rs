@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Ipam,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, Ipam,
 };
 use clearway_config::{Name, Port, PortKind};
 use clearway_wire::MacAddr;
@@ -52,6 +52,7 @@ impl Known {
             addresses,
             socket,
             problems: Vec::new(),
+            owner: AttachmentOwner::Cni,
             generation: 1,
             port,
             wanted,

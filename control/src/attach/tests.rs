@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clearway_config::Name;
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment, VhostSocket,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment,
+    VhostSocket,
 };
 
 use super::ground::{Fault, Ground};
@@ -838,6 +839,21 @@ fn a_folder_that_the_user_names_is_not_removed() {
     }
     scene.daemon.remove(&id("a")).expect("removed");
     assert!(shared.join("b.sock").exists());
+}
+
+#[test]
+fn an_attachment_says_whose_it_is() {
+    let scene = Scene::new();
+    let added = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::VhostUser))
+        .expect("added");
+    let mut told = serde_json::to_value(&added).expect("JSON");
+    assert_eq!(told["owner"], "cni");
+    // An older daemon's says nothing of it.
+    told.as_object_mut().expect("an object").remove("owner");
+    let read: Attachment = serde_json::from_value(told).expect("an attachment");
+    assert_eq!(read, added);
 }
 
 #[test]
