@@ -22,13 +22,17 @@ use crate::{Name, RateLimit, path_segment};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct AttachmentId {
-    /// The container's identifier (`CNI_CONTAINERID`): begins with a letter or a digit, goes on with these, `_`, `.` and `-`.
+    /// The container's identifier (`CNI_CONTAINERID`): begins with a letter or a digit, goes on with these, `_`, `.` and `-`;
+    /// at most [`AttachmentId::MAX_CONTAINER`] bytes.
     pub container: String,
     /// The name of the interface in the container (`CNI_IFNAME`).
     pub interface: String,
 }
 
 impl AttachmentId {
+    /// The longest identifier of a container, in bytes; runtimes' have 64.
+    pub const MAX_CONTAINER: usize = 255;
+
     /// Its path in the daemon's API.
     pub fn api_path(&self) -> String {
         let (container, interface) = (path_segment(&self.container), path_segment(&self.interface));

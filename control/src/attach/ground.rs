@@ -17,6 +17,9 @@ use crate::host::Host;
 use crate::host::accounts;
 use crate::host::pod::{PodError, PodNetns, Veth, differences};
 
+/// The longest alias of an interface, in bytes: `IFALIASZ` of the kernel without the zero byte.
+const MAX_ALIAS: usize = 255;
+
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -154,8 +157,7 @@ impl Ground for HostGround {
             pod_name: &attachment.id.interface,
             mac: attachment.mac,
             mtu: u32::from(attachment.mtu),
-            // What is longer, the kernel does not take.
-            alias: alias.get(..255).unwrap_or(&alias),
+            alias: beginning(&alias, MAX_ALIAS),
         };
         Host::open()
             .map_err(PodError::from)?
@@ -320,6 +322,15 @@ impl Ground for HostGround {
     }
 }
 
+/// As many characters of a text as fit into `most` bytes.
+fn beginning(text: &str, most: usize) -> &str {
+    let mut most = most.min(text.len());
+    while !text.is_char_boundary(most) {
+        most -= 1;
+    }
+    &text[..most]
+}
+
 /// The folder of a vhost-user socket. One that is the user's is left as it is, but for its label.
 fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Result<(), Fault> {
     let failed = |attempt: &'static str| {
@@ -352,4 +363,16 @@ fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Resul
             .map_err(|errno| failed("labelling")(errno.into()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        for (most, cut) in [(0, ""), (1, "a"), (2, "a"), (3, "aé"), (4, "aéb"), (9, "aéb")] {
+            assert_eq!(beginning("aéb", most), cut, "{most}");
+        }
+    }
 }

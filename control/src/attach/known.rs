@@ -120,6 +120,13 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             id.container
         ));
     }
+    if id.container.len() > AttachmentId::MAX_CONTAINER {
+        return Err(format!(
+            "a container ID of {} bytes is too long: it may have {}",
+            id.container.len(),
+            AttachmentId::MAX_CONTAINER
+        ));
+    }
     if let Some(mtu) = wanted.mtu
         && !Port::MTU.contains(&mtu)
     {
@@ -263,5 +270,13 @@ mod tests {
             let told = told("c", socket(folder, file)).expect_err("it is no path of a socket");
             assert!(told.contains(named), "{folder:?} {file:?}: {told}");
         }
+    }
+
+    #[test]
+    fn a_containers_id_has_an_end() {
+        let most = "c".repeat(AttachmentId::MAX_CONTAINER);
+        assert_eq!(told(&most, socket("/a", "s")), Ok(()));
+        let told = told(&(most + "c"), socket("/a", "s")).expect_err("it is too long");
+        assert!(told.contains("256 bytes") && told.len() < 100, "{told}");
     }
 }
