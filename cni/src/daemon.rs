@@ -126,6 +126,8 @@ impl Refusal {
     /// The code of the protocol that says the same.
     fn cni_code(&self) -> Code {
         match self.code.as_str() {
+            // Its one part that the environment says.
+            "bad_request" if self.details.iter().any(|detail| detail.path == "netns") => Code::Environment,
             // A segment or a pool that the network's configuration names and the daemon has not.
             "bad_request" | "invalid_config" | "not_found" | "too_large" => Code::InvalidConfig,
             "conflict" => Code::Conflict,
@@ -272,6 +274,18 @@ mod tests {
         DaemonError::Refused {
             error: error.unwrap(),
         }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_a_wrong_variable() {
+        let error = serde_json::from_value(serde_json::json!({
+            "code": "bad_request", "message": "there is no such namespace",
+            "details": [{"path": "netns", "message": "it must be there"}]
+        }));
+        let told = DaemonError::Refused {
+            error: error.unwrap(),
+        };
+        assert_eq!(told.told("attach c/net1").code, 4);
     }
 
     #[test]

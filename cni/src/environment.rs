@@ -190,6 +190,11 @@ pub fn plugin_folders(lookup: Lookup) -> Vec<PathBuf> {
 /// A container's identifier: a letter or a digit, then these, `_`, `.` and `-`.
 fn check_container(id: &str) -> Result<(), EnvironmentError> {
     let good = |(i, c): (usize, char)| c.is_ascii_alphanumeric() || (i > 0 && matches!(c, '_' | '.' | '-'));
+    let most = AttachmentId::MAX_CONTAINER;
+    if id.len() > most {
+        let reason = format!("it is longer than {most} bytes");
+        return Err(wrong("CNI_CONTAINERID", id.into(), &reason));
+    }
     if id.chars().enumerate().all(good) {
         return Ok(());
     }
@@ -266,6 +271,7 @@ mod tests {
         for name in ["e", "eth0.100", "a@b", "x23456789012345", "..."] {
             assert!(with(Verb::Add, &[("CNI_IFNAME", name)]).is_ok(), "{name}");
         }
+        assert!(with(Verb::Add, &[("CNI_CONTAINERID", &"c".repeat(255))]).is_ok());
     }
 
     #[test]
@@ -283,6 +289,7 @@ mod tests {
             ("CNI_CONTAINERID", "-a"),
             ("CNI_CONTAINERID", "../x"),
             ("CNI_CONTAINERID", "é"),
+            ("CNI_CONTAINERID", &"c".repeat(256)),
             ("CNI_NETNS", ""),
             ("CNI_NETNS", "run/netns"),
             ("CNI_ARGS", "no-such"),

@@ -16,7 +16,7 @@ pub enum Code {
     UnsupportedField = 2,
     /// There is no such container; nothing is left to be cleaned up.
     UnknownContainer = 3,
-    /// A `CNI_…` variable is missing or wrong; the message names it.
+    /// A `CNI_…` variable is missing or wrong, or there is no such namespace; the message names it.
     Environment = 4,
     /// Reading or writing failed.
     Io = 5,
@@ -35,7 +35,7 @@ pub enum Code {
     /// CHECK: the daemon does not know the attachment.
     NotAttached = 101,
     /// It cannot be done as things are: the container has this attachment, or an interface of this name, already; an
-    /// address is taken; a pool has none left.
+    /// address or a route is taken; a pool has none left.
     Conflict = 102,
     /// CHECK: something is not as it should be; the details have every finding.
     Drifted = 103,

@@ -22,13 +22,17 @@ use crate::{Name, RateLimit, path_segment};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct AttachmentId {
-    /// The container's identifier (`CNI_CONTAINERID`): begins with a letter or a digit, goes on with these, `_`, `.` and `-`.
+    /// The container's identifier (`CNI_CONTAINERID`): begins with a letter or a digit, goes on with these, `_`, `.` and `-`;
+    /// at most [`AttachmentId::MAX_CONTAINER`] bytes.
     pub container: String,
     /// The name of the interface in the container (`CNI_IFNAME`).
     pub interface: String,
 }
 
 impl AttachmentId {
+    /// The longest identifier of a container, in bytes; runtimes' have 64.
+    pub const MAX_CONTAINER: usize = 255;
+
     /// Its path in the daemon's API.
     pub fn api_path(&self) -> String {
         let (container, interface) = (path_segment(&self.container), path_segment(&self.interface));
@@ -271,15 +275,27 @@ pub struct Attachment {
     /// What is not as it should be: each with what it is, what it should be, and what is done about it.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Who wants it to be there.
+    #[serde(default)]
+    pub owner: AttachmentOwner,
     /// Times that it was changed.
     pub generation: u64,
+}
+
+/// Who wants an attachment to be there, in the words of `GET /v1/objects`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentOwner {
+    /// A container runtime, through the CNI plugin.
+    #[default]
+    Cni,
 }
 
 /// Whether an attachment is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentState {
-    /// It is being made, or its addresses are awaited; found so at a start, it is taken back.
+    /// It is being made, or its addresses are awaited; found so at a start, or three minutes later, it is taken back.
     Adding,
     /// It is there.
     Ready,

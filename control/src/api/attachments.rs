@@ -183,7 +183,9 @@ impl From<AttachError> for ApiError {
     fn from(error: AttachError) -> Self {
         let code = match &error {
             AttachError::Invalid(_) => ErrorCode::BadRequest,
-            AttachError::Exists(_) | AttachError::NotAwaited(_) => ErrorCode::Conflict,
+            AttachError::Exists(_) | AttachError::Taken { .. } | AttachError::NotAwaited(_) => {
+                ErrorCode::Conflict
+            }
             AttachError::None(_) => ErrorCode::NotFound,
             AttachError::Ipam(error) if error.is_missing() => ErrorCode::NotFound,
             AttachError::Ipam(_) => ErrorCode::Conflict,

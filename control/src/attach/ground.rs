@@ -18,6 +18,9 @@ use crate::host::Host;
 use crate::host::accounts;
 use crate::host::pod::{PodError, PodNetns, Veth, differences};
 
+/// The longest alias of an interface, in bytes: `IFALIASZ` of the kernel without the zero byte.
+const MAX_ALIAS: usize = 255;
+
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -48,8 +51,8 @@ impl Fault {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Control(error) => error.code,
-            Self::Pod(PodError::NoNetns(_) | PodError::Own(_) | PodError::Gone(_)) => ErrorCode::BadRequest,
-            Self::Pod(PodError::PodNameTaken { .. }) => ErrorCode::Conflict,
+            Self::Pod(error) if error.is_of_netns() => ErrorCode::BadRequest,
+            Self::Pod(error) if error.is_in_the_way() => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
         }
     }
@@ -58,6 +61,12 @@ impl Fault {
     pub(crate) fn details(&self) -> Vec<Detail> {
         match self {
             Self::Control(error) => error.details.clone(),
+            Self::Pod(error) if error.is_of_netns() => vec![Detail {
+                path: "netns".to_owned(),
+                line: None,
+                column: None,
+                message: "it must lead to the network namespace of a pod that is there".to_owned(),
+            }],
             _ => Vec::new(),
         }
     }
@@ -171,8 +180,7 @@ impl Ground for HostGround {
             pod_name: &attachment.id.interface,
             mac: attachment.mac,
             mtu: u32::from(attachment.mtu),
-            // What is longer, the kernel does not take.
-            alias: alias.get(..255).unwrap_or(&alias),
+            alias: beginning(&alias, MAX_ALIAS),
         };
         self.on_host(|host| host.create_veth(&known.netns, &veth))?;
         Ok(())
@@ -331,6 +339,15 @@ impl Ground for HostGround {
     }
 }
 
+/// As many characters of a text as fit into `most` bytes.
+fn beginning(text: &str, most: usize) -> &str {
+    let mut most = most.min(text.len());
+    while !text.is_char_boundary(most) {
+        most -= 1;
+    }
+    &text[..most]
+}
+
 /// The folder of a vhost-user socket. One that is the user's is left as it is, but for its label.
 fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Result<(), Fault> {
     let failed = |attempt: &'static str| {
@@ -363,4 +380,16 @@ fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Resul
             .map_err(|errno| failed("labelling")(errno.into()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        for (most, cut) in [(0, ""), (1, "a"), (2, "a"), (3, "aé"), (4, "aéb"), (9, "aéb")] {
+            assert_eq!(beginning("aéb", most), cut, "{most}");
+        }
+    }
 }

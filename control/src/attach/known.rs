@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Ipam,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, Ipam,
+    VhostSocket,
 };
 use clearway_config::{Name, Port, PortKind};
 use clearway_wire::MacAddr;
@@ -52,6 +53,7 @@ impl Known {
             addresses,
             socket,
             problems: Vec::new(),
+            owner: AttachmentOwner::Cni,
             generation: 1,
             port,
             wanted,
@@ -118,6 +120,13 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             id.container
         ));
     }
+    if id.container.len() > AttachmentId::MAX_CONTAINER {
+        return Err(format!(
+            "a container ID of {} bytes is too long: it may have {}",
+            id.container.len(),
+            AttachmentId::MAX_CONTAINER
+        ));
+    }
     if let Some(mtu) = wanted.mtu
         && !Port::MTU.contains(&mtu)
     {
@@ -140,13 +149,8 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             "addresses are awaited through an interface, and a socket has none in the pod".to_owned(),
         );
     }
-    if wanted
-        .vhost
-        .iter()
-        .flat_map(|socket| &socket.file)
-        .any(|file| file.contains('/'))
-    {
-        return Err("the file of a vhost-user socket is a name without `/`".to_owned());
+    if let Some(socket) = &wanted.vhost {
+        check_socket(socket)?;
     }
     if !wanted.netns.is_absolute() {
         return Err(format!(
@@ -155,6 +159,24 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether the path of a socket is one, wherever the daemon was started.
+fn check_socket(socket: &VhostSocket) -> Result<(), String> {
+    if let Some(folder) = &socket.folder
+        && !folder.is_absolute()
+    {
+        return Err(format!(
+            "the folder of a vhost-user socket is an absolute path, and {:?} is none",
+            folder.display().to_string()
+        ));
+    }
+    match socket.file.as_deref() {
+        Some(file) if file.contains(['/', '\0']) || matches!(file, "" | "." | "..") => Err(format!(
+            "the file of a vhost-user socket is a name without `/`, and {file:?} is none"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The port of an attachment, and our end of its veth pair: 14 characters that only this one has.
@@ -209,4 +231,52 @@ fn port_of(attachment: &Attachment) -> Port {
         }
     }
     port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(container: &str, vhost: serde_json::Value) -> Result<(), String> {
+        let id = AttachmentId {
+            container: container.to_owned(),
+            interface: "net1".to_owned(),
+        };
+        let wanted = serde_json::json!({
+            "network": "n", "netns": "/run/netns/a", "kind": "vhost-user", "segment": {"domain": "red"}, "vhost": vhost
+        });
+        let wanted = serde_json::from_value(wanted).map_err(|error| error.to_string())?;
+        check(&id, &wanted)
+    }
+
+    fn socket(folder: &str, file: &str) -> serde_json::Value {
+        serde_json::json!({"folder": folder, "file": file, "client": false})
+    }
+
+    #[test]
+    fn a_sockets_path_is_checked() {
+        for (folder, file) in [("/run/a", "s"), ("/", "..."), ("/run/../a", "a.sock")] {
+            assert_eq!(told("c", socket(folder, file)), Ok(()), "{folder} {file}");
+        }
+        for (folder, file, named) in [
+            ("run/a", "s", "\"run/a\""),
+            ("", "s", "\"\""),
+            ("/run/a", "", "\"\""),
+            ("/run/a", ".", "\".\""),
+            ("/run/a", "..", "\"..\""),
+            ("/run/a", "../b", "\"../b\""),
+            ("/run/a", "a\0b", "\"a\\0b\""),
+        ] {
+            let told = told("c", socket(folder, file)).expect_err("it is no path of a socket");
+            assert!(told.contains(named), "{folder:?} {file:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_containers_id_has_an_end() {
+        let most = "c".repeat(AttachmentId::MAX_CONTAINER);
+        assert_eq!(told(&most, socket("/a", "s")), Ok(()));
+        let told = told(&(most + "c"), socket("/a", "s")).expect_err("it is too long");
+        assert!(told.contains("256 bytes") && told.len() < 100, "{told}");
+    }
 }

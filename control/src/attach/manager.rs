@@ -1,7 +1,9 @@
 //! The steps of an attachment's life, in their order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use clearway_config::attach::{
     Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need,
@@ -16,6 +18,10 @@ use crate::daemon::{AttachedPort, Standing};
 use crate::host::pod::PodNetns;
 use crate::store::{Change, ObjectKind, Owner, Record, Store, StoreError};
 
+/// The longest that one awaits its addresses. Whoever was to bring them is done or dead by then: the `dhcp` plugin gives up
+/// after five tries of ten seconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+
 /// Why an attachment was not added, looked at or removed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
@@ -27,6 +33,19 @@ pub(crate) enum AttachError {
         "attachment {0} is there already: a container's interface is added once; remove it first (CNI DEL)"
     )]
     Exists(AttachmentId),
+    /// Another container's is in its place.
+    #[error(
+        "attachment {id}: the interface {} in network namespace {} is attachment {by}'s already; remove that one first (CNI DEL), or choose another \
+         name", .id.interface, .netns.display()
+    )]
+    Taken {
+        /// Which.
+        id: AttachmentId,
+        /// Whose the interface is.
+        by: AttachmentId,
+        /// The namespace of both.
+        netns: PathBuf,
+    },
     /// It is not.
     #[error("there is no attachment {0}")]
     None(AttachmentId),
@@ -87,16 +106,34 @@ pub(super) struct State {
     all: BTreeMap<AttachmentId, Known>,
     /// Those that a thread works on.
     busy: BTreeSet<AttachmentId>,
-    /// Those whose addresses are being found out. Their records say `adding`: the next daemon takes them back, since whoever
-    /// was to bring the addresses cannot know what became of the interface.
-    awaiting: BTreeSet<AttachmentId>,
+    /// Those whose addresses are being found out, and since when. Their records say `adding`: the next daemon takes them back,
+    /// since whoever was to bring the addresses cannot know what became of the interface.
+    awaiting: BTreeMap<AttachmentId, Instant>,
     leases: Leases,
 }
 
 impl State {
     /// Whether it was begun or half removed, and is not on its way: neither complete nor waiting for its addresses.
     fn is_left(&self, known: &Known) -> bool {
-        !known.is_ready() && !self.awaiting.contains(&known.attachment.id)
+        !known.is_ready() && !self.awaits(&known.attachment.id)
+    }
+
+    /// Whether it waits for its addresses, and they may still come.
+    fn awaits(&self, id: &AttachmentId) -> bool {
+        let since = self.awaiting.get(id);
+        since.is_some_and(|since| since.elapsed() < PATIENCE)
+    }
+
+    /// Whose this interface of a pod is, also where it is not made yet, or on its way out: taking back the one would take the
+    /// other's.
+    fn same_interface(&self, interface: &str, netns: &PodNetns) -> Option<&AttachmentId> {
+        let same = |known: &&Known| {
+            known.attachment.wanted.kind != AttachKind::VhostUser
+                && known.attachment.id.interface == interface
+                && known.netns.is_same(netns)
+        };
+        let found = self.all.values().find(same);
+        found.map(|known| &known.attachment.id)
     }
 
     fn commit(&mut self, id: &AttachmentId, changes: &[Change]) -> Result<(), AttachError> {
@@ -137,7 +174,7 @@ impl Manager {
             kept: Kept::found(kept),
             all,
             busy: BTreeSet::new(),
-            awaiting: BTreeSet::new(),
+            awaiting: BTreeMap::new(),
             leases: Leases::restore(leases, sticky),
         };
         Ok(Self {
@@ -160,7 +197,12 @@ impl Manager {
     pub(super) fn finish(&self) {
         for id in self.ids(|known| !known.is_ready()) {
             // Its runtime may have added it anew while another one was removed.
+            let waited = self.lock().awaiting.contains_key(&id);
             match self.remove_if(&id, State::is_left) {
+                Ok(Some(_)) if waited => tracing::warn!(
+                    attachment = %id, seconds = PATIENCE.as_secs(),
+                    "nobody brought the addresses that it awaited: it was taken back; its CNI plugin was killed, or waits for longer than that"
+                ),
                 Ok(Some(_)) => tracing::info!(attachment = %id, "was not complete: removed"),
                 Ok(None) => {}
                 Err(error) => {
@@ -175,9 +217,10 @@ impl Manager {
     /// Which there are that nobody works on.
     pub(super) fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<AttachmentId> {
         let state = self.lock();
-        let wanted = state.all.iter().filter(|(id, known)| {
-            !state.busy.contains(*id) && !state.awaiting.contains(*id) && wanted(known)
-        });
+        let wanted = state
+            .all
+            .iter()
+            .filter(|(id, known)| !state.busy.contains(*id) && !state.awaits(id) && wanted(known));
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
@@ -207,7 +250,7 @@ impl Manager {
             return Err(self.take_back(&known, failed(fault)));
         }
         if awaits {
-            self.lock().awaiting.insert(id.clone());
+            self.lock().awaiting.insert(id.clone(), Instant::now());
             self.release(id);
             tracing::info!(attachment = %id, port = %known.attachment.port, "its addresses are awaited");
             return Ok(known.attachment);
@@ -228,7 +271,7 @@ impl Manager {
             let state = self.idle(id);
             match state.all.get(id) {
                 None => return Ok(state),
-                Some(there) if there.is_ready() || state.awaiting.contains(id) => {
+                Some(there) if there.is_ready() || state.awaits(id) => {
                     return Err(AttachError::Exists(id.clone()));
                 }
                 Some(_) => drop(state),
@@ -263,6 +306,15 @@ impl Manager {
         standing: Standing,
     ) -> Result<Known, AttachError> {
         let mut state = self.vacant(id)?;
+        if wanted.kind != AttachKind::VhostUser
+            && let Some(by) = state.same_interface(&id.interface, &netns)
+        {
+            return Err(AttachError::Taken {
+                id: id.clone(),
+                by: by.clone(),
+                netns: wanted.netns,
+            });
+        }
         let holder = Holder {
             id: id.clone(),
             pod: wanted.pod.clone(),
@@ -329,7 +381,7 @@ impl Manager {
         let mut state = self.idle(id);
         let known = state.all.get(id).cloned();
         let known = known.ok_or_else(|| AttachError::None(id.clone()))?;
-        if !state.awaiting.contains(id) {
+        if !state.awaiting.contains_key(id) {
             let same = known.is_ready() && known.attachment.wanted.ipam == Ipam::Given(addresses);
             return match (same, known.is_ready()) {
                 (true, _) => Ok(known.attachment),
@@ -548,6 +600,14 @@ impl Manager {
         self.done
             .wait_while(self.lock(), busy)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As if one had awaited its addresses for so much longer.
+    #[cfg(test)]
+    pub(super) fn let_pass(&self, id: &AttachmentId, time: Duration) {
+        let mut state = self.lock();
+        let since = state.awaiting.get_mut(id).expect("it awaits addresses");
+        *since = since.checked_sub(time).expect("this host runs long enough");
     }
 
     fn release(&self, id: &AttachmentId) {

@@ -4,17 +4,20 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use clearway_config::Name;
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment, VhostSocket,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment,
+    VhostSocket,
 };
 
 use super::ground::{Fault, Ground};
 use super::known::Known;
+use super::manager::PATIENCE;
 use super::{AttachError, HostGround, Manager};
 use crate::daemon::Standing;
-use crate::handle::{Handle, Request};
+use crate::handle::{ApiError, ErrorCode, Handle, Request};
 use crate::host::pod::PodNetns;
 use crate::host::pod::testbed::Container;
 use crate::host::testing::{isolate, sh};
@@ -490,6 +493,48 @@ fn one_that_awaits_addresses_is_complete_when_it_has_them() {
 }
 
 #[test]
+fn one_that_awaits_addresses_in_vain_goes() {
+    let mut scene = Scene::new();
+    let second = Duration::from_secs(1);
+    scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
+    scene.daemon.let_pass(&id("c"), PATIENCE - 60 * second);
+    scene.daemon.finish();
+    assert_eq!(parts(&mut scene), [true; 3], "they may still come");
+    // Meanwhile they come for another one, which stays.
+    let other = Container::start();
+    let there = Attach {
+        netns: other.path(),
+        ..awaiting(&scene)
+    };
+    scene.daemon.add(&id("d"), there).expect("added");
+    scene
+        .daemon
+        .give_addresses(&id("d"), lease())
+        .expect("it has them");
+    scene.daemon.let_pass(&id("c"), 60 * second);
+    scene.daemon.finish();
+    let left: Vec<_> = scene.daemon.list().into_iter().map(|one| one.id).collect();
+    assert_eq!(left, [id("d")]);
+    let late = scene.daemon.give_addresses(&id("c"), lease());
+    assert!(matches!(late, Err(AttachError::None(_))), "{late:?}");
+    assert!(
+        scene.pod.ip("link show type veth").is_empty(),
+        "nothing is left in the pod"
+    );
+    // And the name is free at once, also before that was seen.
+    scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
+    scene.daemon.let_pass(&id("c"), PATIENCE);
+    scene
+        .daemon
+        .add(&id("c"), awaiting(&scene))
+        .expect("the runtime tries anew");
+    scene
+        .daemon
+        .give_addresses(&id("c"), lease())
+        .expect("it has them");
+}
+
+#[test]
 fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
     let mut scene = Scene::new();
     let work = |scene: &Scene| {
@@ -574,6 +619,104 @@ fn a_second_one_of_the_name_is_refused_and_harms_nothing() {
         scene.daemon.look(&id("c")).expect("it is there").problems,
         [""; 0]
     );
+}
+
+#[test]
+fn what_is_in_the_way_or_not_there_is_told_from_what_failed() {
+    let scene = Scene::new();
+    let told = |wanted: Attach| {
+        let error = scene.daemon.add(&id("c"), wanted).expect_err("it can't be");
+        let told = ApiError::from(error);
+        let details = told.details.iter().map(|detail| detail.path.clone()).collect();
+        (told.code, details)
+    };
+    let netns = || vec!["netns".to_owned()];
+    let elsewhere = |netns: &str| Attach {
+        netns: netns.into(),
+        ..scene.wanted(AttachKind::Veth)
+    };
+    for (path, what) in [
+        ("/run/netns/clearway-no-such", "none"),
+        ("/dev/null", "no namespace"),
+        ("/proc/thread-self/ns/net", "the daemon's own"),
+    ] {
+        assert_eq!(told(elsewhere(path)), (ErrorCode::BadRequest, netns()), "{what}");
+    }
+    for line in [
+        "ip link add eth0 type veth peer name eth1",
+        "ip address add 10.200.0.2/24 dev eth0",
+        "ip link set dev eth0 up",
+        "ip route add 10.99.0.0/16 via 10.200.0.1",
+    ] {
+        scene.pod.sh(line);
+    }
+    let given = Attach {
+        ipam: Ipam::Given(lease()),
+        ..scene.wanted(AttachKind::Veth)
+    };
+    assert_eq!(told(given.clone()), (ErrorCode::Conflict, vec![]), "a route");
+    let twice = serde_json::json!({"ips": [{"address": "2001:db8::5/64"}, {"address": "2001:db8::5/65"}]});
+    let twice = Ipam::Given(serde_json::from_value(twice).expect("addresses"));
+    let twice = Attach { ipam: twice, ..given };
+    assert_eq!(told(twice), (ErrorCode::Conflict, vec![]), "an address");
+    let mut there = scene.wanted(AttachKind::Veth);
+    there.ipam = Ipam::None;
+    scene.pod.sh("ip link add net1 type veth peer name eth2");
+    assert_eq!(told(there.clone()), (ErrorCode::Conflict, vec![]), "an interface");
+    scene.pod.sh("ip link delete net1");
+    scene.script.play(Plan::Fails(2));
+    assert_eq!(told(there), (ErrorCode::Failed, vec![]));
+}
+
+#[test]
+fn of_two_containers_with_one_namespace_the_second_does_not_take_the_firsts_interface() {
+    let scene = Scene::new();
+    for kind in [AttachKind::Tap, AttachKind::Veth] {
+        let mut wanted = scene.wanted(kind);
+        wanted.ipam = Ipam::None;
+        scene.script.play(Plan::Nothing);
+        let netns = scene.pod.path();
+        scene.script.meanwhile("open_port", move || {
+            // What the control thread does, which here makes none.
+            if kind == AttachKind::Tap {
+                sh(&format!(
+                    "nsenter --net={} ip tuntap add net1 mode tap",
+                    netns.display()
+                ));
+            }
+        });
+        scene.daemon.add(&id("c"), wanted.clone()).expect("added");
+        // The second one finds the name free, as one does that has looked before the first one's interface was made.
+        scene.pod.sh("ip link delete net1");
+        scene.script.play(Plan::Nothing);
+        let by_another_path = format!("/proc/{}/root/{}", std::process::id(), scene.pod.path().display());
+        for netns in [scene.pod.path(), by_another_path.into()] {
+            let second = Attach {
+                netns,
+                ..wanted.clone()
+            };
+            let refused = scene.daemon.add(&id("d"), second);
+            assert!(
+                matches!(&refused, Err(AttachError::Taken { by, .. }) if *by == id("c")),
+                "{kind}: {refused:?}"
+            );
+        }
+        assert_eq!(
+            scene.script.lock().done,
+            [""; 0],
+            "{kind}: nothing was made or removed"
+        );
+        let other = Container::start();
+        let mut elsewhere = scene.wanted(AttachKind::Veth);
+        (elsewhere.ipam, elsewhere.netns) = (Ipam::None, other.path());
+        scene
+            .daemon
+            .add(&id("d"), elsewhere)
+            .expect("another namespace is fine");
+        for container in ["c", "d"] {
+            scene.daemon.remove(&id(container)).expect("removed");
+        }
+    }
 }
 
 #[test]
@@ -696,6 +839,21 @@ fn a_folder_that_the_user_names_is_not_removed() {
     }
     scene.daemon.remove(&id("a")).expect("removed");
     assert!(shared.join("b.sock").exists());
+}
+
+#[test]
+fn an_attachment_says_whose_it_is() {
+    let scene = Scene::new();
+    let added = scene
+        .daemon
+        .add(&id("c"), scene.wanted(AttachKind::VhostUser))
+        .expect("added");
+    let mut told = serde_json::to_value(&added).expect("JSON");
+    assert_eq!(told["owner"], "cni");
+    // An older daemon's says nothing of it.
+    told.as_object_mut().expect("an object").remove("owner");
+    let read: Attachment = serde_json::from_value(told).expect("an attachment");
+    assert_eq!(read, added);
 }
 
 #[test]

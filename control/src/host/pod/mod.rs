@@ -89,6 +89,16 @@ impl PodNetns {
             && (self.inode != other.inode || known.is_some_and(|(mine, theirs)| mine != theirs))
     }
 
+    /// Whether both are one namespace, whatever path each was found at.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.inode == other.inode
+            && match self.cookie.zip(other.cookie) {
+                Some((mine, theirs)) => mine == theirs,
+                // One that has ended may have left its inode to the other.
+                None => self.still_there().is_ok(),
+            }
+    }
+
     /// Its file, opened anew.
     pub(super) fn netns(&self) -> Result<Netns, PodError> {
         let netns = open(&self.path)?;
@@ -265,14 +275,19 @@ pub(crate) enum PodError {
 }
 
 impl PodError {
-    /// Whether what was asked for can't be, as opposed to what failed.
-    #[cfg(test)]
-    pub(crate) fn is_wrong_request(&self) -> bool {
+    /// Whether the path is not that of a pod's namespace, or not any more.
+    pub(crate) fn is_of_netns(&self) -> bool {
         matches!(
             self,
-            Self::Gone(_)
-                | Self::NoNetns(_)
-                | Self::Own(_)
+            Self::Gone(_) | Self::Replaced(_) | Self::NoNetns(_) | Self::Own(_)
+        )
+    }
+
+    /// Whether something else has the place of what was asked for.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::HostNameTaken { .. }
                 | Self::PodNameTaken { .. }
                 | Self::AddressTaken { .. }
                 | Self::RouteTaken { .. }

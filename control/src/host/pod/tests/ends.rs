@@ -54,7 +54,7 @@ fn a_namespace_is_told_from_everything_else() {
     drop(container);
     let gone = netns.still_there().expect_err("its process has ended");
     assert!(
-        matches!(gone, PodError::Gone(_)) && gone.is_wrong_request(),
+        matches!(gone, PodError::Gone(_)) && gone.is_of_netns() && !gone.is_in_the_way(),
         "{gone}"
     );
     assert!(matches!(netns.enter().map(drop), Err(PodError::Gone(_))));
@@ -130,10 +130,7 @@ fn a_name_that_is_taken_is_told_with_its_side() {
     let bad = host
         .create_veth(&netns, &bad)
         .expect_err("there can be no such name");
-    assert!(
-        bad.to_string().contains("a/b") && !bad.is_wrong_request(),
-        "{bad}"
-    );
+    assert!(bad.to_string().contains("a/b") && !bad.is_in_the_way(), "{bad}");
     let unmarked = "x".repeat(300);
     let unmarked = Veth {
         pod_name: "eth1",
