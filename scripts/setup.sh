@@ -32,8 +32,9 @@ test_packages+=(containernetworking-plugins iptables)
 # The runtimes that run it; iptables above is for the plugin portmap.
 test_packages+=(podman containerd runc)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
-# dpdk: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; dpdk only recommends its drivers.
-test_packages+=(dpdk librte-meta-net librte-meta-mempool python3-minimal)
+# testpmd, of dpdk-dev: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; the packages of
+# DPDK only recommend its drivers.
+test_packages+=(dpdk-dev librte-meta-net librte-meta-mempool python3-minimal)
 test_packages+=(bash binutils busybox-static cpio kmod xz-utils zstd)
 # Its machine, from Debian's backports: 7.2, bookworm's own, has no igb.
 backports_packages=(qemu-system-x86)
@@ -140,7 +141,8 @@ fi
 if ! command -v cargo >/dev/null; then
 	say "No cargo: installing the stable Rust toolchain through rustup, into ${CARGO_HOME:-$HOME/.cargo}"
 	curl --proto '=https' --tlsv1.2 -fsSL https://sh.rustup.rs |
-		sh -s -- -y --profile minimal --default-toolchain stable --component clippy --component rustfmt
+		sh -s -- -y --profile minimal --default-toolchain stable --component clippy --component rustfmt ||
+		die "could not install Rust from https://sh.rustup.rs; install Rust $min_rust or later another way, then run this again"
 fi
 have=$(rustc --version | awk '{print $2}')
 [ "$(printf '%s\n%s\n' "$min_rust" "$have" | sort -V | head -1)" = "$min_rust" ] ||

@@ -235,7 +235,9 @@ fn a_change_is_made_for_one_generation() {
     let before = daemon.get("objects");
     let refused = daemon.try_apply(&mine, "--if-generation 1");
     assert!(
-        refused.code == 1 && refused.stderr.contains("is of generation 2 by now"),
+        refused.code == 1
+            && refused.stderr.contains("is of generation 2 by now")
+            && !refused.stderr.contains("  "),
         "{}",
         refused.text()
     );

@@ -13,7 +13,7 @@ use clearway_wire::MacAddr;
 
 use crate::host::restore::STATE_DIR;
 
-/// A packet forwarder in userspace: bridge domains, VLANs and VXLAN between AF_XDP ports.
+/// A packet forwarder in userspace: bridge domains, VLANs and VXLAN between AF_XDP, vhost-user and TAP ports.
 ///
 /// `clearway run` is the daemon; most other commands ask it something over its unix socket. To see it at work on
 /// this machine, without touching its interfaces: `clearway demo`.
@@ -71,7 +71,8 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// A port instead of a file; all of them are in one learning bridge domain named `default`. KIND:ARG is af-xdp:INTERFACE,
-    /// pcapng:FILE or memory:NAME; the keys are a port's in the configuration file. May be given several times
+    /// tap:INTERFACE, vhost-user:SOCKET, pcapng:FILE or memory:NAME; the keys are a port's in the configuration file. May be
+    /// given several times
     #[arg(short, long, value_name = "KIND:ARG[,key=value…]")]
     pub(crate) port: Vec<String>,
     /// With --port: the core of the only worker [default: chosen]

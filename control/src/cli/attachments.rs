@@ -301,7 +301,7 @@ fn station_line(station: &FdbView) -> String {
 
 fn drop_line(drop: &DropView) -> String {
     let packets = grouped(drop.packets);
-    format!("{packets} {}: {}; {}", drop.reason, drop.text, drop.advice)
+    format!("{packets} {}: {} {}", drop.reason, drop.text, drop.advice)
 }
 
 fn port_line(port: &PortView) -> String {

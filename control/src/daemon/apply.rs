@@ -40,7 +40,7 @@ impl Control {
             return Err(ApiError::new(
                 ErrorCode::PreconditionFailed,
                 format!(
-                    "the configuration in use is of generation {generation} by now, and not of the one that this change was made for:                      look at what it has become (`clearway apply --dry-run`, GET /v1/config), then apply to that; nothing was changed"
+                    "the configuration in use is of generation {generation} by now, and not of the one that this change was made for; nothing was changed: look at what it has become (`clearway apply --dry-run`, GET /v1/config), then apply to that"
                 ),
             ));
         }
