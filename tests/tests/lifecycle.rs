@@ -238,6 +238,75 @@ fn a_crash_leaves_nothing_in_the_way() {
     daemon.stop();
 }
 
+/// The XDP links that a process holds: the program and the interface of each.
+fn xdp_links(pid: u32) -> Vec<(u32, u32)> {
+    let infos = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("it runs");
+    let links = infos.flatten().filter_map(|file| {
+        let info = std::fs::read_to_string(file.path()).ok()?;
+        let value = |key: &str| {
+            let mut lines = info.lines().filter_map(|line| line.split_once(":\t"));
+            lines.find(|(name, _)| *name == key).map(|(_, value)| value)
+        };
+        let number = |key| value(key).and_then(|text| text.parse().ok());
+        (value("link_type")? == "xdp").then_some((number("prog_id")?, number("ifindex")?))
+    });
+    links.collect()
+}
+
+#[test]
+fn the_program_of_pods_is_kept_in_use_and_goes_with_its_daemon() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::new(3);
+    let mut daemon = Daemon::start(&pods.fwd, &lan(3, ""));
+    let pid = daemon.proc().pid();
+    let id = pods.fwd.link("p0").expect("p0 is there")["xdp"]["prog"]["id"].clone();
+    // The fourth is the one that nobody sees.
+    wait_for("it is kept in use", SOON, || {
+        (xdp_links(pid).len() == 4).then_some(())
+    });
+    let programs: Vec<_> = xdp_links(pid).into_iter().map(|(program, _)| program).collect();
+    assert!(programs.iter().all(|program| id == *program), "{programs:?} {id}");
+    let bpf = format!("bpftool prog show id {id}");
+    for _ in 0..3 {
+        daemon.apply(&lan(0, ""));
+        assert_eq!(xdp_links(pid).len(), 1);
+        assert!(pods.fwd.run(&bpf).contains("clearway_pod"));
+        daemon.apply(&lan(3, ""));
+        assert_eq!(pods.fwd.link("p0").expect("p0 is there")["xdp"]["prog"]["id"], id);
+        Ping::new(&Pods::ip4(1)).all(pods.pod(0));
+    }
+    // Its namespace, by an interface of ours whose other end is there: that goes when the namespace does.
+    let own = std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("it runs");
+    let folder = format!("/proc/{pid}/fd");
+    let namespaces = std::fs::read_dir(&folder)
+        .expect("it runs")
+        .flatten()
+        .filter(|fd| {
+            let target = std::fs::read_link(fd.path()).unwrap_or_default();
+            target.to_string_lossy().starts_with("net:") && target != own
+        });
+    let [namespace] = &namespaces.collect::<Vec<_>>()[..] else {
+        panic!("one namespace is held");
+    };
+    let path = namespace.path();
+    pods.fwd.run(&format!(
+        "ip link add probe type veth peer name x netns {}",
+        path.display()
+    ));
+    assert!(pods.fwd.link("probe").is_some());
+    daemon.kill();
+    wait_for("the namespace has gone", SOON, || {
+        pods.fwd.link("probe").is_none().then_some(())
+    });
+    wait_for("the program has gone", SOON, || {
+        (pods.fwd.try_run(&bpf).code != 0).then_some(())
+    });
+    let link = pods.fwd.link("p0").expect("p0 is there");
+    assert!(link["xdp"].is_null(), "{link}");
+}
+
 #[test]
 fn a_stale_socket_is_replaced() {
     if !ready() {

@@ -1,7 +1,8 @@
 //! Changes while traffic runs: what a change does not name loses nothing.
 
-use clearway_tests::frame::Mac;
-use clearway_tests::{Daemon, Flow, Overlay, Ping, PingProbe, Pods, Underlay, ready};
+use clearway_tests::frame::{Mac, Tag};
+use clearway_tests::{Daemon, Flow, Overlay, Ping, PingProbe, Pods, RawPort, Underlay, numbered, ready};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The configuration after `step` changes. Pods 0 and 1, the uplink and the tunnel to remote 0 are always the same;
@@ -155,6 +156,79 @@ bridge-domains:
     flow.run(Duration::from_millis(200)).assert_whole();
     assert_eq!(names(&daemon.get("ports")), names(&ports));
     daemon.assert_ledger();
+}
+
+/// The XDP program on an interface.
+#[track_caller]
+fn program(pods: &Pods, dev: &str) -> u64 {
+    let link = pods.fwd.link(dev).expect("it is there");
+    let id = link["xdp"]["prog"]["id"].as_u64();
+    id.unwrap_or_else(|| panic!("no program on {dev}: {link}"))
+}
+
+#[test]
+fn steering_changes_without_a_gap() {
+    if !ready() {
+        return;
+    }
+    let pods = Pods::quiet(2);
+    let config = |steering: &str| {
+        format!(
+            "
+ports:
+  a: {{kind: af-xdp, interface: p0, trunk: [10], steering: {steering}}}
+  b: {{kind: af-xdp, interface: p1, access: red}}
+bridge-domains:
+  red: {{vlan: 10}}
+"
+        )
+    };
+    let daemon = Daemon::start(&pods.fwd, &config("exclusive"));
+    let pod_program = program(&pods, "p0");
+    assert_eq!(program(&pods, "p1"), pod_program, "pods share one");
+    let [near, far] = &mut pods.raw()[..] else {
+        panic!("two pods");
+    };
+    let mut host = RawPort::open(&pods.fwd, "p0");
+    let done = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) {
+                near.send(&numbered(sent, 0, Mac::BROADCAST, &[Tag::c(10)]));
+                sent += 1;
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            sent
+        });
+        let mut own = None;
+        for _ in 0..10 {
+            daemon.apply(&config("shared"));
+            let now = program(&pods, "p0");
+            assert_eq!(*own.get_or_insert(now), now, "one of its own, which stays");
+            std::thread::sleep(Duration::from_millis(20));
+            daemon.apply(&config("exclusive"));
+            assert_eq!(program(&pods, "p0"), now);
+        }
+        assert_ne!(own, Some(pod_program));
+        done.store(true, Ordering::Relaxed);
+        sender.join().expect("the sender did not panic")
+    });
+    assert!(sent > 100, "{sent} frames");
+    for n in 0..sent {
+        far.expect(&numbered(n, 0, Mac::BROADCAST, &[]));
+    }
+    far.expect_silence(Duration::from_millis(50));
+    // What is not ours is the kernel's while the port is shared, and nobody's before and after.
+    let untagged = numbered(1, 0, Mac::BROADCAST, &[]);
+    near.send(&untagged);
+    host.expect_silence(Duration::from_millis(50));
+    daemon.apply(&config("shared"));
+    near.send(&untagged);
+    host.expect(&untagged);
+    assert_eq!(program(&pods, "p1"), pod_program);
+    daemon.assert_ledger();
+    daemon.stop();
 }
 
 fn names(list: &serde_json::Value) -> Vec<String> {
