@@ -383,6 +383,40 @@ fn conforms(value: &Value, schema: &Value, all: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// The table at the top of docs/api.md has each path with each of its methods, and nothing else.
+#[test]
+fn the_page_has_every_path() {
+    let page = include_str!("../../../docs/api.md");
+    let mut written = std::collections::BTreeSet::new();
+    let mut paths = Vec::new();
+    for row in page
+        .lines()
+        .skip_while(|line| *line != "| --- | --- | --- |")
+        .skip(1)
+    {
+        let [path, methods, _] = row.trim_matches('|').splitn(3, " | ").collect::<Vec<_>>()[..] else {
+            break;
+        };
+        // A row without a path goes on with the one above.
+        if path.contains('`') {
+            paths = path.split('`').skip(1).step_by(2).collect();
+        }
+        for path in &paths {
+            let path = path.split('?').next().unwrap();
+            written.extend(methods.split(", ").map(|m| format!("{} {path}", m.trim())));
+        }
+    }
+    let (_, description) = Fixture::new().ask("GET", "/openapi.json", "");
+    let described = description["paths"].as_object().unwrap().iter();
+    let described: std::collections::BTreeSet<_> = described
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
+    assert_eq!(written, described);
+}
+
 #[test]
 fn every_route_answers_as_described() {
     let fixture = Fixture::new();
