@@ -210,12 +210,62 @@ fn check_gc_and_status_are_handed_on() {
     assert!(daemon.state().attachments.is_empty(), "DEL did its own part");
     // Unknown to the daemon, but the IPAM plugin may still hold an address: not "no DEL needed".
     ipam.call("CHECK", &conf).failed(101);
-    // Both are asked even when the first fails, and both failures are told.
+}
+
+/// Addresses are given to others only when nobody can have them any more.
+#[test]
+fn gc_frees_no_address_of_what_may_still_be_attached() {
+    let daemon = FakeDaemon::start();
+    let collect = |ipam: &FakeIpam| {
+        let mut conf = ipam.network(&daemon, "1.1.0");
+        conf["cni.dev/valid-attachments"] = json!([]);
+        conf
+    };
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = collect(&ipam);
+    let mut lost = conf.clone();
+    lost["daemonSocket"] = "/run/clearway-no-such.sock".into();
+    ipam.call("ADD", &conf).good();
     ipam.asked();
+    let error = ipam.call("GC", &lost).failed(11);
+    assert!(error.contains("keeps its addresses"), "{error}");
     daemon.refuse("POST", 500, "failed");
     let error = ipam.call("GC", &conf).failed(100);
-    assert!(error.contains("it is so") && error.contains("no GC"), "{error}");
+    assert!(
+        error.contains("it is so") && error.contains("keeps its addresses"),
+        "{error}"
+    );
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    daemon.state().refuse.clear();
+    ipam.call("GC", &conf).good();
     assert_eq!(ipam.asked(), ["GC"]);
+    // Through the interface: its part is first, and not begun where the daemon is not there.
+    fs::remove_dir_all(&ipam.folder).unwrap();
+    let ipam = FakeIpam::new(&daemon, "dhcp");
+    let conf = collect(&ipam);
+    lost["ipam"]["type"] = "dhcp".into();
+    ipam.call("ADD", &conf).good();
+    ipam.asked();
+    let error = ipam.call("GC", &lost).failed(11);
+    assert!(error.contains("keeps its addresses"), "{error}");
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    daemon.requests();
+    ipam.says("GC", &json!({"code": 999, "msg": "no daemon of dhcp's"}), 1);
+    let error = ipam.call("GC", &conf).failed(999);
+    assert!(error.contains("no daemon of dhcp's"), "{error}");
+    assert_eq!(ipam.asked(), ["GC"]);
+    assert_eq!(
+        daemon.requests(),
+        ["GET /v1/attachments", "POST /v1/attachments/gc"]
+    );
+    assert!(daemon.state().attachments.is_empty(), "they go all the same");
+    // Both failures are told.
+    daemon.refuse("POST", 500, "failed");
+    let error = ipam.call("GC", &conf).failed(100);
+    assert!(
+        error.contains("it is so") && error.contains("no daemon of dhcp's"),
+        "{error}"
+    );
 }
 
 /// The attachment is still there without the daemon: its address must not go to another.
