@@ -180,6 +180,12 @@ impl Daemon {
         self.json(Method::POST, "/v1/attachments/gc", Some(collect))
     }
 
+    /// Whether it answers, and has attachments.
+    pub fn keeps_attachments(&self) -> Result<(), DaemonError> {
+        self.json(Method::GET, "/v1/attachments", None::<&()>)
+            .map(|_: serde_json::Value| ())
+    }
+
     /// Whether such an attachment could be made.
     pub fn status(&self, need: &Need) -> Result<(), DaemonError> {
         self.json(Method::POST, "/v1/attachments/status", Some(need))

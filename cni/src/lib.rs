@@ -24,6 +24,7 @@ pub mod environment;
 pub mod error;
 pub mod log;
 pub mod result;
+pub mod turn;
 pub mod verbs;
 pub mod version;
 

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::{CONTAINER, FakeDaemon, NETNS, Ran, VERSIONS, call_with, remembering, script};
 use serde_json::{Value, json};
@@ -26,6 +27,7 @@ impl FakeIpam {
 cd "$(dirname "$0")"
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $CNI_ARGS" >>asked
 cat >stdin
+while [ -e "$CNI_COMMAND.wait" ]; do sleep 0.02; done
 echo "a word on stderr" >&2
 cat "$CNI_COMMAND.out" 2>/dev/null
 exit "$(cat "$CNI_COMMAND.code" 2>/dev/null || echo 0)"
@@ -210,12 +212,117 @@ fn check_gc_and_status_are_handed_on() {
     assert!(daemon.state().attachments.is_empty(), "DEL did its own part");
     // Unknown to the daemon, but the IPAM plugin may still hold an address: not "no DEL needed".
     ipam.call("CHECK", &conf).failed(101);
-    // Both are asked even when the first fails, and both failures are told.
+}
+
+/// Addresses are given to others only when nobody can have them any more.
+#[test]
+fn gc_frees_no_address_of_what_may_still_be_attached() {
+    let daemon = FakeDaemon::start();
+    let collect = |ipam: &FakeIpam| {
+        let mut conf = ipam.network(&daemon, "1.1.0");
+        conf["cni.dev/valid-attachments"] = json!([]);
+        conf
+    };
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = collect(&ipam);
+    let mut lost = conf.clone();
+    lost["daemonSocket"] = "/run/clearway-no-such.sock".into();
+    ipam.call("ADD", &conf).good();
     ipam.asked();
+    let error = ipam.call("GC", &lost).failed(11);
+    assert!(error.contains("keeps its addresses"), "{error}");
     daemon.refuse("POST", 500, "failed");
     let error = ipam.call("GC", &conf).failed(100);
-    assert!(error.contains("it is so") && error.contains("no GC"), "{error}");
+    assert!(
+        error.contains("it is so") && error.contains("keeps its addresses"),
+        "{error}"
+    );
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    daemon.state().refuse.clear();
+    ipam.call("GC", &conf).good();
     assert_eq!(ipam.asked(), ["GC"]);
+    // Through the interface: its part is first, and not begun where the daemon is not there.
+    fs::remove_dir_all(&ipam.folder).unwrap();
+    let ipam = FakeIpam::new(&daemon, "dhcp");
+    let conf = collect(&ipam);
+    lost["ipam"]["type"] = "dhcp".into();
+    ipam.call("ADD", &conf).good();
+    ipam.asked();
+    let error = ipam.call("GC", &lost).failed(11);
+    assert!(error.contains("keeps its addresses"), "{error}");
+    assert_eq!(ipam.asked(), Vec::<String>::new());
+    daemon.requests();
+    ipam.says("GC", &json!({"code": 999, "msg": "no daemon of dhcp's"}), 1);
+    let error = ipam.call("GC", &conf).failed(999);
+    assert!(error.contains("no daemon of dhcp's"), "{error}");
+    assert_eq!(ipam.asked(), ["GC"]);
+    assert_eq!(
+        daemon.requests(),
+        ["GET /v1/attachments", "POST /v1/attachments/gc"]
+    );
+    assert!(daemon.state().attachments.is_empty(), "they go all the same");
+    // Both failures are told.
+    daemon.refuse("POST", 500, "failed");
+    let error = ipam.call("GC", &conf).failed(100);
+    assert!(
+        error.contains("it is so") && error.contains("no daemon of dhcp's"),
+        "{error}"
+    );
+}
+
+/// A runtime that has lost patience asks again, or takes back, while the first call is still at the IPAM plugin.
+#[test]
+fn calls_for_one_interface_take_turns() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let wait = ipam.folder.join("ADD.wait");
+    fs::write(&wait, "").unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ipam.call("ADD", &conf));
+        let asked = || fs::read_to_string(ipam.folder.join("asked")).unwrap_or_default();
+        let until = |what: &dyn Fn() -> bool| {
+            let end = Instant::now() + Duration::from_secs(60);
+            while !what() {
+                assert!(Instant::now() < end, "it does not come");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until(&|| asked().contains("ADD"));
+        let (again, other) = (scope.spawn(|| ipam.call("ADD", &conf)), {
+            let variables = [
+                ("CNI_PATH", ipam.folder.to_str().unwrap()),
+                ("CNI_IFNAME", "net2"),
+            ];
+            call_with("DEL", &conf, &variables)
+        });
+        other.good();
+        // It would be through by then.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(asked().matches("ADD").count(), 1, "{}", asked());
+        fs::remove_file(&wait).unwrap();
+        first.join().unwrap().good();
+        let error = again.join().unwrap().failed(102);
+        assert!(error.contains("remove it first"), "{error}");
+    });
+    assert_eq!(ipam.asked(), ["ADD", "DEL"], "the DEL is net2's");
+    // And so does a DEL.
+    ipam.call("DEL", &conf).good();
+    fs::write(&wait, "").unwrap();
+    ipam.asked();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ipam.call("ADD", &conf));
+        while !ipam.folder.join("asked").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let removal = scope.spawn(|| ipam.call("DEL", &conf));
+        std::thread::sleep(Duration::from_millis(300));
+        fs::remove_file(&wait).unwrap();
+        first.join().unwrap().good();
+        removal.join().unwrap().good();
+    });
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    assert!(daemon.state().attachments.is_empty(), "the ADD was before");
 }
 
 /// The attachment is still there without the daemon: its address must not go to another.

@@ -225,7 +225,7 @@ fn other_plugins_networks_work() {
     assert_eq!(asked["segment"], json!({"domain": "br-4"}));
     assert_eq!(
         asked["vhost"],
-        json!({"folder": "/run/openvswitch/0123456789ab", "file": "0123456789ab-net3", "client": true})
+        json!({"folder": "/run/openvswitch/0123456789ab", "own-folder": true, "file": "0123456789ab-net3", "client": true})
     );
     // sriov-cni
     let conf = network(json!({

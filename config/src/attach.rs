@@ -150,6 +150,9 @@ pub struct VhostSocket {
     /// The folder for the socket. Absent: one of its own below the daemon's `vhost` folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
+    /// With `folder`: it is this container's alone, and goes with its last socket. Nothing else in it is removed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own_folder: bool,
     /// The socket's file name. Absent: `vhost.sock`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,

@@ -38,7 +38,7 @@ pub use carried::{Carried, Frames};
 pub use error::{ConfigError, ConfigErrors, Fault, Place, SemanticError};
 pub use name::{Name, NameError};
 pub use path::Path;
-pub use pool::{AddressPool, PodName, PoolRoute, PoolSubnet, Reservation};
+pub use pool::{AddressPool, PodName, PoolRoute, PoolSubnet, Reservation, RouteScope};
 pub use port::{
     BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
     XdpMode,

@@ -64,9 +64,48 @@ pub struct PoolRoute {
     #[serde(deserialize_with = "subnet")]
     #[schemars(with = "Subnet")]
     pub to: IpNet,
-    /// The next hop. Absent: the gateway of the pool's subnet of that family.
+    /// The next hop. Absent: the gateway of the pool's subnet of that family, unless `scope` says that there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
+    /// The MTU along it, in bytes. Absent: the interface's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 576, max = 9216))]
+    pub mtu: Option<u32>,
+    /// The TCP maximal segment size to advertise, in bytes. Absent: as the MTU has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 88, max = 9176))]
+    pub advmss: Option<u32>,
+    /// The metric: of several routes to one destination in a table, that with the least is used. Absent: the kernel's, 0 of IPv4 and 1024 of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_295u32))]
+    pub priority: Option<u32>,
+    /// The number of the routing table; 254 is `main`. Absent: `main`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_295u32))]
+    pub table: Option<u32>,
+    /// How far its destinations are. Absent: `global`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<RouteScope>,
+}
+
+/// How far the destinations of a route are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteScope {
+    /// Behind the next hop.
+    Global,
+    /// On the interface's link: without a next hop.
+    Link,
+}
+
+impl RouteScope {
+    /// As the kernel and CNI have it, in `RTN(7)`.
+    pub fn number(self) -> u8 {
+        match self {
+            RouteScope::Global => 0,
+            RouteScope::Link => 253,
+        }
+    }
 }
 
 /// Addresses for one pod, and for no other.
@@ -84,6 +123,30 @@ pub struct Reservation {
     pub interface: Option<String>,
     /// At most one address of each family, of the pool's subnets; they need not be in `ranges`. Of a family that is not here it gets any.
     pub addresses: Vec<IpAddr>,
+}
+
+impl PoolRoute {
+    /// The least and the greatest `mtu`: those of an interface.
+    pub const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
+    /// The least and the greatest `advmss`: what Linux takes (`TCP_MIN_MSS`), and the greatest MTU without the headers of IPv4 and TCP.
+    pub const ADVMSS: std::ops::RangeInclusive<u32> = 88..=9176;
+    /// The least and the greatest `priority` and `table`: 0 is as if it were absent.
+    pub const NUMBERS: std::ops::RangeInclusive<u32> = 1..=u32::MAX;
+    /// The table that is meant when none is named: `RT_TABLE_MAIN`.
+    const MAIN: u32 = 254;
+
+    /// Whether it has no next hop.
+    pub fn ends_on_the_link(&self) -> bool {
+        self.scope == Some(RouteScope::Link)
+    }
+
+    /// Destination, metric and table: the kernel takes one route of each.
+    pub fn place(&self) -> (IpNet, u32, u32) {
+        // `IP6_RT_PRIO_USER`
+        let usual = if self.to.network().is_ipv4() { 0 } else { 1024 };
+        let table = self.table.unwrap_or(Self::MAIN);
+        (self.to.trunc(), self.priority.unwrap_or(usual), table)
+    }
 }
 
 impl AddressPool {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clearway_config::{
     AddressPool, AddressRange, Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy,
     Engine, Host, Hugepages, Idle, MoveDamping, Name, PcpPolicy, Period, Permissions, PoolRoute, PoolSubnet,
-    Port, PortKind, Queues, Rate, RateLimit, Reservation, Spec, StaticMac, Steering, StormControl,
-    TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
+    Port, PortKind, Queues, Rate, RateLimit, Reservation, RouteScope, Spec, StaticMac, Steering,
+    StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
 };
 use clearway_wire::{Dscp, MacAddr, Pcp, Vid, Vni};
 use proptest::collection::{btree_map, vec};
@@ -135,14 +135,19 @@ fn range() -> impl Strategy<Value = AddressRange> {
 prop_compose! {
     fn address_pool()(
         subnets in vec((net(), vec(range(), 0..3), vec(range(), 0..3), option::of(any::<IpAddr>())), 0..3),
-        routes in vec((net(), option::of(any::<IpAddr>())), 0..3),
+        routes in vec((net(), option::of(any::<IpAddr>()), any::<[Option<u32>; 4]>(), option::of(any::<bool>())), 0..3),
         reservations in vec(("[a-z0-9]{1,4}/[a-z0-9]{1,4}", option::of("[ -~]{0,8}"), vec(any::<IpAddr>(), 0..3)), 0..3),
     ) -> AddressPool {
         AddressPool {
             subnets: subnets.into_iter()
                 .map(|(subnet, ranges, exclude, gateway)| PoolSubnet { subnet, ranges, exclude, gateway })
                 .collect(),
-            routes: routes.into_iter().map(|(to, via)| PoolRoute { to, via }).collect(),
+            routes: routes.into_iter()
+                .map(|(to, via, [mtu, advmss, priority, table], link)| PoolRoute {
+                    to, via, mtu, advmss, priority, table,
+                    scope: link.map(|link| if link { RouteScope::Link } else { RouteScope::Global }),
+                })
+                .collect(),
             reservations: reservations.into_iter()
                 .map(|(pod, interface, addresses)| Reservation { pod: pod.parse().unwrap(), interface, addresses })
                 .collect(),

@@ -173,6 +173,7 @@ impl VhostConf {
         if let Some(folder) = &mut socket.folder {
             if self.folder_per_container {
                 folder.push(short);
+                socket.own_folder = true;
             }
             socket
                 .file
@@ -331,6 +332,7 @@ fn read_socket(fields: &Fields) -> Result<VhostConf, ConfError> {
     let permissions: Option<Permissions> = fields.get("mode", "permissions in octal such as \"0660\"")?;
     let socket = VhostSocket {
         folder: absolute(fields, "folder")?,
+        own_folder: false,
         file: file_name(fields, "file")?,
         client: fields.get("client", "true or false")?.unwrap_or(false),
         queue_pairs: fields

@@ -16,6 +16,7 @@ use crate::delegate::Delegate;
 use crate::environment::{self, Lookup, Target, Verb};
 use crate::error::{CniError, Code};
 use crate::log::Log;
+use crate::turn::{Turn, TurnError};
 use crate::version::CniVersion;
 
 /// A call of this program.
@@ -59,6 +60,28 @@ impl Context<'_> {
     /// The IPAM plugin speaks through the interface.
     fn needs_interface(&self) -> bool {
         self.delegate.as_ref().is_some_and(Delegate::needs_interface)
+    }
+
+    /// Waits for another ADD or DEL of this interface, where that may be at an IPAM plugin; else the daemon takes care.
+    fn turn(&self, target: &Target) -> Result<Option<Turn>, CniError> {
+        if self.delegate.is_none() {
+            return Ok(None);
+        }
+        let socket = self.conf.daemon_socket();
+        match Turn::wait(socket.parent().unwrap_or(&socket), &target.id) {
+            Ok(turn) => Ok(Some(turn)),
+            // Without the daemon's folder there is no daemon, and that is the error to be told.
+            Err(error @ TurnError::File { .. }) => {
+                self.log
+                    .warning(&format!("two calls for this interface may meet: {error}"));
+                Ok(None)
+            }
+            Err(error @ TurnError::Busy) => Err(CniError::new(
+                Code::TryAgainLater,
+                about("clearway-cni could not begin with", target),
+                format!("{error}; its IPAM plugin may not answer; the runtime may try again"),
+            )),
+        }
     }
 
     /// Has the IPAM plugin do its part of a verb, if there is one.
@@ -127,8 +150,16 @@ fn dispatch(call: &Call, conf: &Conf, log: &Log) -> Result<Option<Value>, CniErr
     };
     let target = || environment::target(verb, call.lookup).map_err(CniError::from);
     match verb {
-        Verb::Add => add::add(&context, &target()?).map(Some),
-        Verb::Del => del::del(&context, &target()?).map(|()| None),
+        Verb::Add => {
+            let target = target()?;
+            let _turn = context.turn(&target)?;
+            add::add(&context, &target).map(Some)
+        }
+        Verb::Del => {
+            let target = target()?;
+            let _turn = context.turn(&target)?;
+            del::del(&context, &target).map(|()| None)
+        }
         Verb::Check => check::check(&context, &target()?).map(|()| None),
         Verb::Gc => gc::gc(&context).map(|()| None),
         Verb::Status => status::status(&context).map(|()| None),

@@ -131,11 +131,13 @@ fn answer(state: &mut State, method: &str, path: &str, body: &[u8]) -> (u16, Val
         )
     };
     let parts: Vec<_> = path
-        .strip_prefix("/v1/attachments/")
+        .strip_prefix("/v1/attachments")
         .unwrap()
         .split('/')
+        .skip(1)
         .collect();
     match (method, &parts[..]) {
+        ("GET", []) => (200, state.attachments.values().cloned().collect()),
         ("POST", ["status"]) => (200, json!({})),
         ("POST", ["gc"]) => {
             let valid = |id: &Value| body["valid"].as_array().unwrap().contains(id);

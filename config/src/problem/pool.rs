@@ -97,8 +97,10 @@ pub enum PoolProblem {
         /// The other pool.
         pool: Name,
     },
-    /// Two routes to one destination.
-    #[error("there are two routes to {to}, the first at `{other}`; remove one")]
+    /// Two routes to one destination, of one metric and table.
+    #[error(
+        "there are two routes to {to}, the first at `{other}`; remove one, or give it another `priority` or `table`"
+    )]
     RouteTwice {
         /// The destination.
         to: IpNet,
@@ -112,10 +114,18 @@ pub enum PoolProblem {
         to: IpNet,
     },
     /// A route without a next hop.
-    #[error("the route has no `via`, and the subnet {net} has no `gateway`; add one of them")]
+    #[error(
+        "the route has no `via`, and the subnet {net} has no `gateway`; add one of them, or `scope: link` if its destinations are on the link"
+    )]
     RouteNoGateway {
         /// The subnet.
         net: IpNet,
+    },
+    /// A next hop where there is none.
+    #[error("the route to {to} has the scope `link`, so it has no next hop; remove `via`, or `scope`")]
+    RouteOnLink {
+        /// The destination.
+        to: IpNet,
     },
     /// A next hop of another family.
     #[error("{via} is {}, the route to {to} needs an {} next hop", family(.via), family(&.to.network()))]
@@ -181,6 +191,7 @@ impl PoolProblem {
                 | PoolProblem::NoHost { .. }
                 | PoolProblem::RangeOverlap { .. }
                 | PoolProblem::RouteTwice { .. }
+                | PoolProblem::RouteOnLink { .. }
                 | PoolProblem::RouteFamily { .. }
                 | PoolProblem::ReservationTwice { .. }
                 | PoolProblem::ReservedTwice { .. }

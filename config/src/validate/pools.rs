@@ -9,7 +9,7 @@ use super::ports::interface_name;
 use super::{ADDRESS_POOL, Findings, entry};
 use crate::addresses::AddressRange;
 use crate::path::Path;
-use crate::pool::{AddressPool, PodName, PoolSubnet};
+use crate::pool::{AddressPool, PodName, PoolRoute, PoolSubnet};
 use crate::problem::PoolProblem;
 use crate::values::PortKind;
 use crate::{Name, Spec};
@@ -145,13 +145,24 @@ fn no_host(range: AddressRange, net: IpNet) -> Option<&'static str> {
 }
 
 fn routes(pool: &AddressPool, routes: &Path, findings: &mut Findings) {
-    let mut first: BTreeMap<IpNet, usize> = BTreeMap::new();
+    let mut first: BTreeMap<(IpNet, u32, u32), usize> = BTreeMap::new();
     for (i, route) in pool.routes.iter().enumerate() {
         let (to, path) = (route.to, routes.at(i));
         if to.trunc() != to {
             findings.add(path.at("to"), PoolProblem::SubnetBits { net: to });
         }
-        let other = *first.entry(to).or_insert(i);
+        let numbers = [
+            ("mtu", route.mtu, PoolRoute::MTU),
+            ("advmss", route.advmss, PoolRoute::ADVMSS),
+            ("priority", route.priority, PoolRoute::NUMBERS),
+            ("table", route.table, PoolRoute::NUMBERS),
+        ];
+        for (key, number, range) in numbers {
+            if let Some(number) = number {
+                findings.range(path.at(key), &number, &range);
+            }
+        }
+        let other = *first.entry(route.place()).or_insert(i);
         if other != i {
             let other = routes.at(other);
             findings.add(path.at("to"), PoolProblem::RouteTwice { to, other });
@@ -161,7 +172,10 @@ fn routes(pool: &AddressPool, routes: &Path, findings: &mut Findings) {
         match (subnet, route.via) {
             (None, _) if pool.subnets.is_empty() => {}
             (None, _) => findings.add(path.at("to"), PoolProblem::RouteNoSubnet { to }),
-            (Some(subnet), None) if subnet.gateway.is_none() => {
+            (Some(_), Some(_)) if route.ends_on_the_link() => {
+                findings.add(path.at("via"), PoolProblem::RouteOnLink { to });
+            }
+            (Some(subnet), None) if subnet.gateway.is_none() && !route.ends_on_the_link() => {
                 let net = subnet.subnet;
                 findings.add(path, PoolProblem::RouteNoGateway { net });
             }

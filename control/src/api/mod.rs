@@ -11,6 +11,7 @@
 
 mod accept;
 mod attachments;
+mod configuration;
 mod counters;
 mod describe;
 mod routes;

@@ -280,11 +280,22 @@ impl Ground for HostGround {
     }
 
     fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
-        let folder = known.attachment.socket.as_deref().and_then(Path::parent);
-        let Some(folder) = folder.filter(|folder| self.is_ours(folder, known)) else {
+        let Some(folder) = known.attachment.socket.as_deref().and_then(Path::parent) else {
             return Ok(());
         };
-        match fs::remove_dir_all(folder) {
+        let vhost = known.attachment.wanted.vhost.as_ref();
+        let removed = if self.is_ours(folder, known) {
+            fs::remove_dir_all(folder)
+        } else if vhost.is_some_and(|vhost| vhost.own_folder) {
+            // What else is in it is another interface's, or the pod's.
+            match fs::remove_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                removed => removed,
+            }
+        } else {
+            Ok(())
+        };
+        match removed {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Fault::Folder {
                 attempt: "removing",
                 path: folder.to_owned(),

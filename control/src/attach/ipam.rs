@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use clearway_config::attach::{Addresses, AttachmentId, InterfaceAddress, Pod, Route};
-use clearway_config::{AddressPool, Name};
+use clearway_config::{AddressPool, Name, RouteScope};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -389,12 +389,15 @@ fn settings(pool: &AddressPool, addresses: &[IpAddr]) -> Addresses {
         .filter(|(_, ipv4)| of_family(*ipv4))
         .map(|(route, ipv4)| Route {
             dst: route.to,
-            gw: route.via.or_else(|| pool.gateway(ipv4)),
-            mtu: None,
-            advmss: None,
-            priority: None,
-            table: None,
-            scope: None,
+            gw: match route.ends_on_the_link() {
+                true => None,
+                false => route.via.or_else(|| pool.gateway(ipv4)),
+            },
+            mtu: route.mtu,
+            advmss: route.advmss,
+            priority: route.priority,
+            table: route.table,
+            scope: route.scope.map(RouteScope::number),
         });
     Addresses {
         ips: ips.collect(),

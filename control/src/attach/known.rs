@@ -171,6 +171,9 @@ fn check_socket(socket: &VhostSocket) -> Result<(), String> {
             folder.display().to_string()
         ));
     }
+    if socket.own_folder && socket.folder.is_none() {
+        return Err("`own-folder` is said of a `folder`, and there is none: remove it".to_owned());
+    }
     match socket.file.as_deref() {
         Some(file) if file.contains(['/', '\0']) || matches!(file, "" | "." | "..") => Err(format!(
             "the file of a vhost-user socket is a name without `/`, and {file:?} is none"
@@ -270,6 +273,8 @@ mod tests {
             let told = told("c", socket(folder, file)).expect_err("it is no path of a socket");
             assert!(told.contains(named), "{folder:?} {file:?}: {told}");
         }
+        let told = told("c", serde_json::json!({"own-folder": true})).expect_err("there is no folder");
+        assert!(told.contains("own-folder"), "{told}");
     }
 
     #[test]

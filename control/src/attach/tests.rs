@@ -842,6 +842,50 @@ fn a_folder_that_the_user_names_is_not_removed() {
 }
 
 #[test]
+fn a_containers_own_folder_goes_with_its_last_socket() {
+    let mut scene = Scene::new();
+    let shared = scene.folder.path().join("shared");
+    let folder = shared.join("0123456789ab");
+    let add = |scene: &Scene, interface: &str| {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(folder.clone()),
+            own_folder: true,
+            file: Some(interface.to_owned()),
+            ..VhostSocket::default()
+        });
+        let which = AttachmentId {
+            interface: interface.to_owned(),
+            ..id("c")
+        };
+        scene.daemon.add(&which, wanted).expect("added");
+        which
+    };
+    let (one, other) = (add(&scene, "net1"), add(&scene, "net2"));
+    // The port's socket goes with the port, which here is none.
+    std::fs::write(folder.join("net2"), "").expect("the folder is there");
+    scene.daemon.remove(&one).expect("removed");
+    assert!(folder.join("net2").exists());
+    std::fs::remove_file(folder.join("net2")).expect("it is there");
+    scene.daemon.remove(&other).expect("removed");
+    assert!(!folder.exists() && shared.exists());
+    // Nor where the daemon ended meanwhile, or somebody else was quicker.
+    let again = add(&scene, "net1");
+    scene.script.play(Plan::Ends(1));
+    scene.daemon.remove(&again).expect_err("it ended");
+    scene.restart(Plan::Nothing);
+    assert!(!folder.exists() && shared.exists());
+    let again = add(&scene, "net1");
+    std::fs::remove_dir(&folder).expect("it is empty");
+    scene.daemon.remove(&again).expect("removed");
+    // What the pod has put there stays.
+    let again = add(&scene, "net1");
+    std::fs::write(folder.join("pods"), "").expect("the folder is there");
+    scene.daemon.remove(&again).expect("removed");
+    assert!(folder.join("pods").exists());
+}
+
+#[test]
 fn an_attachment_says_whose_it_is() {
     let scene = Scene::new();
     let added = scene

@@ -237,6 +237,7 @@ fn sockets_have_paths_of_their_own() {
     let users = vhost(json!({"vlan": 1, "sharedDir": "/run/s/", "host": {"vhost": {"mode": "client"}}}));
     assert_eq!(users.folder, Some("/run/s/0123456789ab".into()));
     assert!(users.client);
+    assert!(users.own_folder && !folder.own_folder && !all.own_folder);
     assert_eq!(attach(json!({"vlan": 1, "mode": "tap"})).vhost, None);
     for wrong in [
         json!({"mode": "vhost-user", "socket": {"folder": "run"}}),

@@ -112,6 +112,32 @@ fn an_interface_is_told_all_that_the_pool_knows() {
 }
 
 #[test]
+fn routes_have_all_that_the_pool_says_of_them() {
+    let pools = pools(
+        "  p:
+    subnets: [{subnet: 10.9.0.0/24, gateway: 10.9.0.1}, {subnet: 'fd00::/64', gateway: 'fd00::9'}]
+    routes:
+    - {to: 0.0.0.0/0, mtu: 1400, advmss: 1360}
+    - {to: 0.0.0.0/0, via: 10.9.0.2, priority: 200, table: 7}
+    - {to: 10.77.0.0/16, scope: link}
+    - {to: '::/0', scope: global}
+",
+    );
+    let (addresses, _) = Leases::default()
+        .allocate(&pools, None, &holder("a", "eth0", None), &[])
+        .unwrap();
+    assert_eq!(
+        serde_json::to_value(&addresses).unwrap()["routes"],
+        serde_json::json!([
+            {"dst": "0.0.0.0/0", "gw": "10.9.0.1", "mtu": 1400, "advmss": 1360},
+            {"dst": "0.0.0.0/0", "gw": "10.9.0.2", "priority": 200, "table": 7},
+            {"dst": "10.77.0.0/16", "scope": 253},
+            {"dst": "::/0", "gw": "fd00::9", "scope": 0},
+        ])
+    );
+}
+
+#[test]
 fn addresses_are_given_in_turn_and_remembered() {
     let (pools, mut leases) = (pools(BOTH), Leases::default());
     let a = holder("a", "eth0", Some("a"));
