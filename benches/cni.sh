@@ -32,8 +32,8 @@ fi
 rounds=${1:-200}
 root=$(realpath "$(dirname "$0")/..")
 work=$(mktemp -d)
-# As by default: the journals of interfaces on a tmpfs, the store on the disk.
-state=$(mktemp -d /run/clearway-bench.XXXXXX)
+# As by default where /run is a tmpfs: the journals of interfaces on one, the store on the disk.
+state=$(mktemp -d /dev/shm/clearway-bench.XXXXXX)
 ours=cni-$$ pod=cni-pod-$$
 cleanup() {
 	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true

@@ -95,6 +95,46 @@ fn two_hundred_at_once() {
     daemon.stop();
 }
 
+/// What a DEL leaves to be closed behind its answer is closed: descriptors and threads of the daemon are as many as before.
+#[test]
+fn nothing_of_a_pod_stays_in_the_daemon() {
+    if !ready() {
+        return;
+    }
+    let node = Node::new(1);
+    let mut daemon = node.daemon();
+    let pid = daemon.proc().pid();
+    let entries =
+        |folder: &str| std::fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count);
+    let held = || (entries("fd"), entries("task"));
+    let settled = |wanted: Option<(usize, usize)>| {
+        let end = Instant::now() + Duration::from_secs(20);
+        let (mut before, mut now) = ((0, 0), held());
+        while Instant::now() < end && (wanted.map_or(before != now, |wanted| now != wanted)) {
+            std::thread::sleep(Duration::from_millis(500));
+            (before, now) = (now, held());
+        }
+        now
+    };
+    for mode in ["veth", "tap"] {
+        let network = node.network("1.0.0", json!({"mode": mode}));
+        let live_and_die = |times: usize| {
+            for _ in 0..times {
+                network.add(&node.container(0)).expect("attached");
+                network.del(&node.container(0)).expect("removed");
+            }
+        };
+        // What is kept for the next pod is there then.
+        live_and_die(3);
+        let kept = settled(None);
+        live_and_die(20);
+        let after = settled(Some(kept));
+        assert_eq!(after, kept, "{mode}: descriptors and threads of the daemon");
+    }
+    node.assert_clean(&daemon);
+    daemon.stop();
+}
+
 /// The same attachment asked for by many at once: one gets it, and one DEL is enough.
 #[test]
 fn the_same_one_many_times() {

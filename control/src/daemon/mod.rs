@@ -13,6 +13,7 @@
 //! | `ports` | the ports as they are, and how they come and go |
 //! | `apply` | from one configuration to another: all or nothing |
 //! | `attached` | the ports of attachments beside those of the configuration |
+//! | `leaving` | ports of pods that are gone, until their interfaces are |
 //! | `open` `groups` | opening ports; which of them share frame memory |
 //! | `taps` | ports that are TAPs, in whichever network namespace |
 //! | `vhost` `guests` | vhost-user: the threads that speak with front-ends; what they ask of the control thread |

@@ -8,6 +8,7 @@
 //!              │ napi, promisc  knobs of busy polling and reception   │
 //!              │ tap      TAPs made, found and followed               │
 //!              │ pod      what is done to and in a pod's namespace    │
+//!              │ unlink   interfaces deleted, without waiting for RCU │
 //!              │ spare    an interface that nobody sees               │
 //!              │ restore  the journal that gives all of it back       │
 //!              └ facts, doctor  what this host can do, and what to do ┘

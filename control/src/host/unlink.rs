@@ -99,3 +99,39 @@ pub(super) fn delete(rtnl: &mut Netlink, ifindex: IfIndex) -> Result<bool, HostE
         Err(refusal) => Err(refusal.during(format!("deleting interface {ifindex}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::{isolate, sh};
+
+    fn names() -> String {
+        sh("ip -br link")
+    }
+
+    #[test]
+    fn nobody_finds_it_when_it_returns() {
+        isolate();
+        sh(
+            "ip link add doomed type veth peer name peer && ip link add br0 type bridge && ip link set doomed master br0",
+        );
+        let ifindex = sh("ip -o link show doomed | cut -d: -f1");
+        let ifindex = IfIndex(ifindex.trim().parse().expect("a number"));
+        let unlink = || Unlinker::open().expect("sockets").delete(ifindex);
+        assert!(unlink().expect("it can be deleted"));
+        let left = names();
+        assert!(
+            !left.contains("doomed") && !left.contains("peer") && left.contains("br0"),
+            "{left}"
+        );
+        assert!(!unlink().expect("it is fine that it is gone"));
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_told() {
+        isolate();
+        let loopback = Unlinker::open().expect("sockets").delete(IfIndex(1));
+        let error = loopback.expect_err("there is always one").to_string();
+        assert!(error.contains("deleting interface 1 failed"), "{error}");
+    }
+}
