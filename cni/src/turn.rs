@@ -22,7 +22,7 @@ use nix::libc;
 
 /// The file, in the folder of the daemon's socket.
 const FILE: &str = "cni.lock";
-/// As long as any other call may take: the IPAM plugin `dhcp` a minute, the daemon another one.
+/// As long as any other call may take: the daemon a minute, and the IPAM plugin another one.
 const LIMIT: Duration = Duration::from_secs(130);
 /// How often it is tried.
 const AGAIN: Duration = Duration::from_millis(10);

@@ -299,8 +299,9 @@ fn calls_for_one_interface_take_turns() {
         other.good();
         // It would be through by then.
         std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(asked().matches("ADD").count(), 1, "{}", asked());
+        let meanwhile = asked();
         fs::remove_file(&wait).unwrap();
+        assert_eq!(meanwhile.matches("ADD").count(), 1, "{meanwhile}");
         first.join().unwrap().good();
         let error = again.join().unwrap().failed(102);
         assert!(error.contains("remove it first"), "{error}");

@@ -62,9 +62,10 @@ impl Context<'_> {
         self.delegate.as_ref().is_some_and(Delegate::needs_interface)
     }
 
-    /// Waits for another ADD or DEL of this interface, where that may be at an IPAM plugin; else the daemon takes care.
+    /// Waits for another ADD or DEL of this interface, where that may be at an IPAM plugin before the daemon knows of it; else
+    /// the daemon takes care.
     fn turn(&self, target: &Target) -> Result<Option<Turn>, CniError> {
-        if self.delegate.is_none() {
+        if self.delegate.is_none() || self.needs_interface() {
             return Ok(None);
         }
         let socket = self.conf.daemon_socket();
