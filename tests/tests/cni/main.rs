@@ -416,7 +416,7 @@ fn without_the_daemon_nothing_is_lost() {
         netns: "/run/netns/cwt-no-such".into(),
         ..node.container(0)
     };
-    failed(network.add(&missing), 7, &["cwt-no-such"]);
+    failed(network.add(&missing), 4, &["cwt-no-such"]);
     node.assert_clean(&daemon);
     good(network.add(&node.container(0)));
     let leases = node.leases();
@@ -426,6 +426,7 @@ fn without_the_daemon_nothing_is_lost() {
     failed(network.check(&node.container(0)), 11, &["clearway run"]);
     failed(network.del(&node.container(0)), 11, &["still there"]);
     failed(network.gc(&[&node.container(0)]), 11, &["clearway run"]);
+    failed(network.gc(&[]), 11, &["clearway run", "keeps its addresses"]);
     assert_eq!(node.leases(), leases, "its address is still its own");
     let daemon = node.daemon();
     good(network.check(&node.container(0)));
