@@ -50,7 +50,8 @@ fn talk(from: &Netns, to: &Value) {
             .as_str()
             .and_then(|t| t.split('/').next())
             .unwrap_or_default();
-        Ping::new(ip).args("-c 2 -i 0.02").all(from);
+        // After the first reply ping waits for the last one only as long as between two requests, whatever -W says.
+        Ping::new(ip).args("-c 2 -i 0.2").all(from);
     }
 }
 
