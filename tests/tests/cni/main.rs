@@ -51,7 +51,7 @@ fn talk(from: &Netns, to: &Value) {
             .and_then(|t| t.split('/').next())
             .unwrap_or_default();
         // After the first reply ping waits for the last one only as long as between two requests, whatever -W says.
-        Ping::new(ip).args("-c 2 -i 0.2").all(from);
+        Ping::new(ip).args("-c 2 -i 0.1").all(from);
     }
 }
 
