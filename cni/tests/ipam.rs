@@ -91,11 +91,11 @@ fn an_ipam_plugins_addresses_reach_the_daemon_and_the_result() {
         assert!(ran.stderr.contains("a word on stderr"), "{ran:?}");
         let told = ran.good();
         assert_eq!(
-            daemon.state().body["ipam"],
-            json!({"given": {
+            daemon.state().body,
+            json!({
                 "ips": [{"address": "10.8.0.5/24", "gateway": "10.8.0.1"}, {"address": "2001:db8:8::5/64"}],
                 "routes": [{"dst": "0.0.0.0/0"}]
-            }})
+            })
         );
         assert_eq!(told["ips"][1]["address"], "2001:db8:8::5/64");
         assert_eq!(told["ips"][1]["interface"], 1);
@@ -146,7 +146,60 @@ fn a_failed_attachment_gives_the_addresses_back() {
         "{error}"
     );
     assert_eq!(ipam.asked(), ["ADD", "DEL"], "the specification asks for a DEL");
-    assert!(!daemon.requests().iter().any(|request| request.starts_with("PUT")));
+    assert!(
+        daemon.state().attachments.is_empty(),
+        "made meanwhile, and taken back"
+    );
+    // Both have failed: the daemon's is told, which is nearer to what the user wrote.
+    daemon.refuse("PUT", 409, "conflict");
+    ipam.call("ADD", &conf).failed(102);
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+}
+
+/// Neither waits for the other; the addresses are the daemon's when both are done.
+#[test]
+fn the_interface_is_made_meanwhile() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let path = format!("/v1/attachments/{CONTAINER}/net1");
+    let before = [format!("GET {path}"), format!("PUT {path}")];
+    let wait = ipam.folder.join("ADD.wait");
+    fs::write(&wait, "").unwrap();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| ipam.call("ADD", &conf));
+        let end = Instant::now() + Duration::from_secs(60);
+        while daemon.state().requests.len() < 2 || !ipam.folder.join("asked").exists() {
+            assert!(Instant::now() < end, "one waits for the other");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let requests = daemon.requests();
+        fs::remove_file(&wait).unwrap();
+        assert_eq!(requests, before, "no addresses yet");
+        call.join().unwrap().good();
+    });
+    assert_eq!(daemon.requests(), [format!("PUT {path}/addresses")]);
+    let wanted = daemon.state().attachments.values().next().unwrap()["wanted"].clone();
+    assert_eq!(wanted["ipam"], "delegated");
+    ipam.call("DEL", &conf).good();
+    // The daemon does not take the addresses.
+    ipam.asked();
+    daemon.state().forget = true;
+    ipam.call("ADD", &conf).failed(11);
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    // One that cannot be run is found out before anything is made.
+    daemon.requests();
+    call_with("ADD", &conf, &[]).failed(4);
+    assert_eq!(daemon.requests(), [format!("GET {path}")]);
+    // A socket has no interface: its addresses come with the request.
+    let mut socket = conf.clone();
+    socket["mode"] = "vhost-user".into();
+    ipam.call("ADD", &socket).good();
+    assert_eq!(
+        daemon.state().body["ipam"]["given"]["ips"][0]["address"],
+        "10.8.0.5/24"
+    );
 }
 
 /// Its ADD would fail, and the DEL after that would free the addresses of the interface that is there.

@@ -190,12 +190,13 @@ fn attachment(container: &str, interface: &str, wanted: &Value) -> Value {
     let attach: clearway_config::attach::Attach = serde_json::from_value(wanted.clone()).unwrap();
     let or = |key: &str, other: Value| wanted.get(key).cloned().unwrap_or(other);
     let addresses = match &attach.ipam {
-        clearway_config::attach::Ipam::None | clearway_config::attach::Ipam::Awaited => json!({}),
+        clearway_config::attach::Ipam::None => json!({}),
         clearway_config::attach::Ipam::Given(given) => json!(given),
         clearway_config::attach::Ipam::Pool { .. } => json!({
             "ips": [{"address": "10.7.0.5/24", "gateway": "10.7.0.1"}, {"address": "2001:db8::5/64"}],
             "routes": [{"dst": "0.0.0.0/0", "gw": "10.7.0.1", "mtu": 1400, "priority": 5}]
         }),
+        _ => json!({}),
     };
     let mut made = json!({
         "id": {"container": container, "interface": interface},

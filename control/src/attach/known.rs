@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, Ipam,
-    VhostSocket,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, VhostSocket,
 };
 use clearway_config::{Name, Port, PortKind};
 use clearway_wire::MacAddr;
@@ -144,9 +143,9 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             wanted.kind
         ));
     }
-    if wanted.ipam == Ipam::Awaited && wanted.kind == AttachKind::VhostUser {
+    if wanted.ipam.comes_later() && wanted.kind == AttachKind::VhostUser {
         return Err(
-            "addresses are awaited through an interface, and a socket has none in the pod".to_owned(),
+            "addresses are awaited by an interface, and a socket has none in the pod: give them with the request".to_owned(),
         );
     }
     if let Some(socket) = &wanted.vhost {

@@ -492,6 +492,36 @@ fn one_that_awaits_addresses_is_complete_when_it_has_them() {
     assert!(matches!(socket, Err(AttachError::Invalid(_))), "{socket:?}");
 }
 
+/// A DHCP server gives a default route to everyone; whoever delegates to another IPAM plugin has written it for this pod.
+#[test]
+fn a_delegated_route_must_have_its_place() {
+    let mut scene = Scene::new();
+    let delegated = Attach {
+        ipam: Ipam::Delegated,
+        ..scene.wanted(AttachKind::Veth)
+    };
+    scene.daemon.add(&id("c"), delegated.clone()).expect("added");
+    for line in [
+        "ip link add eth0 type veth peer name eth1",
+        "ip address add 10.200.0.2/24 dev eth0",
+        "ip link set dev eth0 up",
+        "ip route add default via 10.200.0.1",
+    ] {
+        scene.pod.sh(line);
+    }
+    let refused = scene.daemon.give_addresses(&id("c"), lease());
+    assert!(matches!(refused, Err(AttachError::Step { .. })), "{refused:?}");
+    scene.daemon.remove(&id("c")).expect("removed");
+    scene.pod.sh("ip link del eth0");
+    assert_eq!(parts(&mut scene), [false; 3]);
+    scene.daemon.add(&id("c"), delegated).expect("added");
+    let given = scene
+        .daemon
+        .give_addresses(&id("c"), lease())
+        .expect("it has them");
+    assert_eq!((given.state, given.addresses), (AttachmentState::Ready, lease()));
+}
+
 #[test]
 fn one_that_awaits_addresses_in_vain_goes() {
     let mut scene = Scene::new();
