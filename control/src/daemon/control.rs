@@ -437,10 +437,11 @@ impl Control {
     pub(super) fn shut_down(mut self) -> Result<(), DaemonError> {
         let ports = std::mem::take(&mut self.ports);
         let mut rest = Vec::new();
+        let mut all = true;
         for entry in ports.into_values() {
             if let PortState::Open(mut open) = entry.state {
                 if let Some(wire) = open.wire.take() {
-                    wire.give_back(&mut self.host);
+                    all &= wire.give_back(&mut self.host);
                 }
                 rest.push(open);
             }
@@ -452,7 +453,10 @@ impl Control {
         });
         close_all(queues.collect());
         drop(rest);
-        tracing::info!("ended; every interface has its settings back");
+        match all {
+            true => tracing::info!("ended; every interface has its settings back"),
+            false => tracing::warn!("ended; the next start gives back what an interface has not back yet"),
+        }
         Ok(())
     }
 
