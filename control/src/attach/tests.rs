@@ -2,6 +2,8 @@
 //! an attachment is there as a whole or nothing of it is left.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -883,6 +885,64 @@ fn a_containers_own_folder_goes_with_its_last_socket() {
     std::fs::write(folder.join("pods"), "").expect("the folder is there");
     scene.daemon.remove(&again).expect("removed");
     assert!(folder.join("pods").exists());
+}
+
+/// A daemon that is killed leaves its sockets, and the next one may never have had the port.
+#[test]
+fn a_socket_in_a_users_folder_goes_although_nobody_serves_it() {
+    let mut scene = Scene::new();
+    let shared = scene.folder.path().join("shared");
+    // Beyond what an address of a socket has room for.
+    let long = scene.folder.path().join("x".repeat(150));
+    let work = |scene: &mut Scene, folder: &Path, own_folder: bool, client: bool, listens: bool| {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(folder.to_owned()),
+            own_folder,
+            file: Some("a.sock".to_owned()),
+            client,
+            ..VhostSocket::default()
+        });
+        let place = folder.to_owned();
+        // As the control thread makes it, with the name that the kernel has for the folder.
+        scene.script.play(Plan::Ends(3));
+        scene.script.meanwhile("open_port", move || {
+            let folder = std::fs::File::open(&place).expect("it was made");
+            let path = format!("/proc/self/fd/{}/a.sock", folder.as_raw_fd());
+            let socket = UnixListener::bind(path).expect("nobody has it");
+            if listens {
+                std::mem::forget(socket);
+            }
+        });
+        scene.daemon.add(&id("c"), wanted).expect_err("it ended");
+        assert!(folder.join("a.sock").exists(), "the scene is right");
+        scene.restart(Plan::Nothing);
+        assert_eq!(scene.daemon.list(), []);
+        let left = folder.join("a.sock").exists();
+        let _ = std::fs::remove_file(folder.join("a.sock"));
+        left
+    };
+    assert!(!work(&mut scene, &shared, false, false, false), "a stale one");
+    assert!(shared.exists(), "the folder is the user's");
+    assert!(!work(&mut scene, &long, false, false, false), "a long path");
+    assert!(!work(&mut scene, &shared.join("c"), true, false, false));
+    assert!(!shared.join("c").exists() && shared.exists(), "its own folder");
+    assert!(work(&mut scene, &shared, false, true, false), "the pod's own");
+    assert!(work(&mut scene, &shared, false, false, true), "somebody listens");
+    // What is not there any more, or not a folder, keeps nothing from going.
+    for instead in [false, true] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(shared.clone()),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id("c"), wanted).expect("added");
+        std::fs::remove_dir(&shared).expect("it is empty");
+        if instead {
+            std::fs::write(&shared, "").expect("its place is free");
+        }
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
 }
 
 #[test]
