@@ -253,9 +253,10 @@ impl Ground for HostGround {
 
     fn close_port(&self, known: &Known) -> Result<(), Fault> {
         let name = known.attachment.port.clone();
+        let socket = known.attachment.socket.clone();
         Ok(self
             .handle
-            .ask_blocking(|reply| Request::Detach { name, reply })?)
+            .ask_blocking(|reply| Request::Detach { name, socket, reply })?)
     }
 
     fn remove_veth(&self, known: &Known) -> Result<(), Fault> {

@@ -291,7 +291,7 @@ fn control(ports: Arc<Mutex<BTreeSet<Name>>>) -> Handle {
                 ports.insert(name);
                 reply.send(Ok(()));
             }
-            Request::Detach { name, reply } => {
+            Request::Detach { name, reply, .. } => {
                 ports.remove(&name);
                 reply.send(Ok(()));
             }
