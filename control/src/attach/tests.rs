@@ -186,6 +186,8 @@ struct Scene {
     store: MemoryStore,
     script: Script,
     ports: Arc<Mutex<BTreeSet<Name>>>,
+    /// The bridge domain of every segment; none: it is missing.
+    domain: Domain,
     pod: Container,
     folder: tempfile::TempDir,
     daemon: Arc<Manager>,
@@ -195,7 +197,9 @@ impl Scene {
     fn new() -> Self {
         isolate();
         let ports = Arc::new(Mutex::new(BTreeSet::new()));
-        let handle = control(ports.clone());
+        let domain = Domain::default();
+        *domain.lock().expect("no panic") = Some(name("red"));
+        let handle = control(ports.clone(), domain.clone());
         let folder = tempfile::tempdir().expect("a folder");
         let ground = Arc::new(HostGround::new(handle, folder.path().join("vhost")));
         let (store, script) = (MemoryStore::default(), Script::default());
@@ -205,6 +209,7 @@ impl Scene {
             store,
             script,
             ports,
+            domain,
             pod: Container::start(),
             folder,
         }
@@ -277,16 +282,22 @@ fn manager(ground: &Arc<HostGround>, store: &MemoryStore, script: &Script) -> Ma
     Manager::open(store, ground).expect("what was written can be read")
 }
 
-fn control(ports: Arc<Mutex<BTreeSet<Name>>>) -> Handle {
+type Domain = Arc<Mutex<Option<Name>>>;
+
+fn control(ports: Arc<Mutex<BTreeSet<Name>>>, domain: Domain) -> Handle {
     let pool = "version: 1\naddress-pools: {p: {subnets: [{subnet: 10.8.0.0/29}]}}\n";
     let spec = clearway_config::Spec::from_yaml(pool, "test").expect("it is right");
     Handle::new(move |request| {
         let mut ports = ports.lock().expect("no panic");
         match request {
-            Request::Standing { reply, .. } => reply.send(Ok(Standing {
-                domain: Some(name("red")),
-                pools: spec.address_pools.clone(),
-            })),
+            Request::Standing { reply, .. } => {
+                let domain = domain.lock().expect("no panic").clone();
+                let standing = domain.map(|domain| Standing {
+                    domain: Some(domain),
+                    pools: spec.address_pools.clone(),
+                });
+                reply.send(standing.ok_or_else(|| ApiError::not_found("there is no such segment")));
+            }
             Request::Attach { name, reply, .. } => {
                 ports.insert(name);
                 reply.send(Ok(()));
@@ -822,6 +833,36 @@ fn what_others_changed_is_found_and_put_right() {
     let address = scene.pod.ip("address show dev net1")[0]["addr_info"].to_string();
     let wanted = there.addresses.ips[0].address.addr().to_string();
     assert!(address.contains(&wanted), "{address}");
+}
+
+#[test]
+fn a_vlan_that_moves_to_another_domain_takes_its_attachments_along() {
+    let mut scene = Scene::new();
+    let mut wanted = scene.wanted(AttachKind::Veth);
+    wanted.segment = Segment::Vlan(10_u16.try_into().expect("a VLAN"));
+    let added = scene.daemon.add(&id("c"), wanted).expect("added");
+    assert_eq!(added.domain, Some(name("red")));
+    let listed = |scene: &Scene| scene.daemon.list()[0].domain.clone();
+    let now = |scene: &Scene, domain: Option<&str>| {
+        *scene.domain.lock().expect("no panic") = domain.map(name);
+    };
+    now(&scene, Some("rouge"));
+    assert!(scene.daemon.repair(&id("c")).is_empty(), "it is no drift");
+    assert_eq!(listed(&scene), Some(name("rouge")));
+    now(&scene, Some("rosso"));
+    let seen = scene.daemon.look(&id("c")).expect("it is there");
+    assert_eq!(
+        (seen.domain, listed(&scene)),
+        (Some(name("rosso")), Some(name("rosso")))
+    );
+    // It is what its record says at the next start, until it is looked at.
+    scene.restart(Plan::Nothing);
+    scene.daemon.repair(&id("c"));
+    assert_eq!(listed(&scene), Some(name("rosso")));
+    // Where it is missing, nobody knows better.
+    now(&scene, None);
+    let seen = scene.daemon.look(&id("c")).expect("it is there");
+    assert_eq!(seen.domain, Some(name("rosso")));
 }
 
 #[test]
