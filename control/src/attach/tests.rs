@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -882,6 +883,57 @@ fn a_folder_that_the_user_names_is_not_removed() {
     }
     scene.daemon.remove(&id("a")).expect("removed");
     assert!(shared.join("b.sock").exists());
+}
+
+/// Whoever may use the socket reaches it, and only they; a user's folder keeps the rights that it has.
+#[test]
+fn a_sockets_folder_is_its_users() {
+    let scene = Scene::new();
+    let label = "system_u:object_r:container_file_t:s0";
+    let theirs = scene.folder.path().join("theirs");
+    for folder in [None, Some(theirs.clone())] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: folder.clone(),
+            owner: Some("12345".to_owned()),
+            group: Some("23456".to_owned()),
+            selinux_label: Some(label.to_owned()),
+            ..VhostSocket::default()
+        });
+        if folder.is_some() {
+            std::fs::create_dir(&theirs).expect("a folder");
+            std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
+        }
+        let added = scene.daemon.add(&id("c"), wanted).expect("added");
+        let place = added.socket.expect("a socket");
+        let place = place.parent().expect("a folder");
+        let meta = std::fs::metadata(place).expect("it was made");
+        let rights = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
+        let expected = match folder {
+            None => (12345, 23456, 0o750),
+            Some(_) => (0, 0, 0o711),
+        };
+        assert_eq!(rights, expected);
+        let mut found = [0_u8; 100];
+        let length = rustix::fs::getxattr(place, "security.selinux", &mut found[..]).expect("it has a label");
+        assert_eq!(found[..length].trim_ascii_end(), label.as_bytes());
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
+    let mut wanted = scene.wanted(AttachKind::VhostUser);
+    wanted.vhost = Some(VhostSocket {
+        group: Some("no-such-group".to_owned()),
+        ..VhostSocket::default()
+    });
+    let refused = scene
+        .daemon
+        .add(&id("c"), wanted)
+        .expect_err("there is none")
+        .to_string();
+    assert!(
+        refused.contains("no group `no-such-group`") && refused.contains("nothing is left"),
+        "{refused}"
+    );
+    assert_eq!(scene.daemon.list(), []);
 }
 
 #[test]
