@@ -12,7 +12,7 @@ use clearway_config::Name;
 use clearway_config::attach::{Route, Segment, VhostSocket};
 
 use super::known::Known;
-use crate::daemon::Standing;
+use crate::daemon::{Standing, remove_stale_socket};
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
 use crate::host::Host;
 use crate::host::accounts;
@@ -30,12 +30,12 @@ pub(crate) enum Fault {
     /// The control thread says no.
     #[error(transparent)]
     Control(#[from] ApiError),
-    /// The folder of a vhost-user socket.
+    /// The folder of a vhost-user socket, or the socket in it.
     #[error("{attempt} {} failed: {source}", .path.display())]
     Folder {
         /// "making", "giving away", "labelling", "removing".
         attempt: &'static str,
-        /// The folder.
+        /// The folder, or the socket.
         path: PathBuf,
         /// The errno.
         source: io::Error,
@@ -101,7 +101,7 @@ pub(crate) trait Ground: Send + Sync {
     fn remove_veth(&self, known: &Known) -> Result<(), Fault>;
     /// The TAP goes.
     fn remove_tap(&self, known: &Known) -> Result<(), Fault>;
-    /// The folder goes, if it is one of ours.
+    /// The folder goes, if it is one of ours; in another one, the socket that a killed daemon has left.
     fn remove_folder(&self, known: &Known) -> Result<(), Fault>;
     /// What is not as it should be, in words; nothing: all is.
     fn look(&self, known: &Known) -> Vec<String>;
@@ -253,9 +253,10 @@ impl Ground for HostGround {
 
     fn close_port(&self, known: &Known) -> Result<(), Fault> {
         let name = known.attachment.port.clone();
+        let socket = known.attachment.socket.clone();
         Ok(self
             .handle
-            .ask_blocking(|reply| Request::Detach { name, reply })?)
+            .ask_blocking(|reply| Request::Detach { name, socket, reply })?)
     }
 
     fn remove_veth(&self, known: &Known) -> Result<(), Fault> {
@@ -280,10 +281,25 @@ impl Ground for HostGround {
     }
 
     fn remove_folder(&self, known: &Known) -> Result<(), Fault> {
-        let Some(folder) = known.attachment.socket.as_deref().and_then(Path::parent) else {
+        let Some(socket) = known.attachment.socket.as_deref() else {
             return Ok(());
         };
+        let Some(folder) = socket.parent() else {
+            return Ok(());
+        };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Fault::Folder {
+                attempt: "removing",
+                path,
+                source,
+            }
+        };
         let vhost = known.attachment.wanted.vhost.as_ref();
+        // Of one that the pod has made, nothing is ours.
+        if !self.is_ours(folder, known) && !vhost.is_some_and(|vhost| vhost.client) {
+            remove_stale_socket(socket).map_err(failed(socket))?;
+        }
         let removed = if self.is_ours(folder, known) {
             fs::remove_dir_all(folder)
         } else if vhost.is_some_and(|vhost| vhost.own_folder) {
@@ -296,11 +312,7 @@ impl Ground for HostGround {
             Ok(())
         };
         match removed {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Fault::Folder {
-                attempt: "removing",
-                path: folder.to_owned(),
-                source,
-            }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(folder)(source)),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need, Segment,
 };
 use clearway_config::{AddressPool, Name};
 
@@ -505,6 +505,7 @@ impl Manager {
         let mut attachment = known.as_ref().map(|known| known.attachment.clone());
         if let (Some(known), Some(attachment)) = (known, &mut attachment) {
             attachment.problems = self.ground.look(&known);
+            attachment.domain = self.follow(&known);
             self.note(id, &attachment.problems);
         }
         attachment.ok_or_else(|| AttachError::None(id.clone()))
@@ -526,6 +527,7 @@ impl Manager {
             problems = self.ground.look(&known);
             problems.extend(failed.map(|fault| format!("it was not put right: {fault}; it is tried again")));
         }
+        self.follow(&known);
         self.note(id, &problems);
         self.release(id);
         // What is known already, and could not be helped, is no news.
@@ -533,6 +535,24 @@ impl Manager {
             return Vec::new();
         }
         found
+    }
+
+    /// The bridge domain that one is in: an `apply` may have moved its VLAN or its VNI to another one.
+    fn follow(&self, known: &Known) -> Option<Name> {
+        let Attachment {
+            id, wanted, domain, ..
+        } = &known.attachment;
+        if !matches!(wanted.segment, Segment::Vlan(_) | Segment::Vni(_)) {
+            return domain.clone();
+        }
+        // Where there is none just now, its port says so.
+        let Ok(standing) = self.ground.standing(&wanted.segment) else {
+            return domain.clone();
+        };
+        if let Some(known) = self.lock().all.get_mut(id) {
+            known.attachment.domain.clone_from(&standing.domain);
+        }
+        standing.domain
     }
 
     /// Takes down what is wrong with one, and says whether that is news.

@@ -2,6 +2,9 @@
 //! an attachment is there as a whole or nothing of it is left.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -184,6 +187,8 @@ struct Scene {
     store: MemoryStore,
     script: Script,
     ports: Arc<Mutex<BTreeSet<Name>>>,
+    /// The bridge domain of every segment; none: it is missing.
+    domain: Domain,
     pod: Container,
     folder: tempfile::TempDir,
     daemon: Arc<Manager>,
@@ -193,7 +198,9 @@ impl Scene {
     fn new() -> Self {
         isolate();
         let ports = Arc::new(Mutex::new(BTreeSet::new()));
-        let handle = control(ports.clone());
+        let domain = Domain::default();
+        *domain.lock().expect("no panic") = Some(name("red"));
+        let handle = control(ports.clone(), domain.clone());
         let folder = tempfile::tempdir().expect("a folder");
         let ground = Arc::new(HostGround::new(handle, folder.path().join("vhost")));
         let (store, script) = (MemoryStore::default(), Script::default());
@@ -203,6 +210,7 @@ impl Scene {
             store,
             script,
             ports,
+            domain,
             pod: Container::start(),
             folder,
         }
@@ -275,21 +283,27 @@ fn manager(ground: &Arc<HostGround>, store: &MemoryStore, script: &Script) -> Ma
     Manager::open(store, ground).expect("what was written can be read")
 }
 
-fn control(ports: Arc<Mutex<BTreeSet<Name>>>) -> Handle {
+type Domain = Arc<Mutex<Option<Name>>>;
+
+fn control(ports: Arc<Mutex<BTreeSet<Name>>>, domain: Domain) -> Handle {
     let pool = "version: 1\naddress-pools: {p: {subnets: [{subnet: 10.8.0.0/29}]}}\n";
     let spec = clearway_config::Spec::from_yaml(pool, "test").expect("it is right");
     Handle::new(move |request| {
         let mut ports = ports.lock().expect("no panic");
         match request {
-            Request::Standing { reply, .. } => reply.send(Ok(Standing {
-                domain: Some(name("red")),
-                pools: spec.address_pools.clone(),
-            })),
+            Request::Standing { reply, .. } => {
+                let domain = domain.lock().expect("no panic").clone();
+                let standing = domain.map(|domain| Standing {
+                    domain: Some(domain),
+                    pools: spec.address_pools.clone(),
+                });
+                reply.send(standing.ok_or_else(|| ApiError::not_found("there is no such segment")));
+            }
             Request::Attach { name, reply, .. } => {
                 ports.insert(name);
                 reply.send(Ok(()));
             }
-            Request::Detach { name, reply } => {
+            Request::Detach { name, reply, .. } => {
                 ports.remove(&name);
                 reply.send(Ok(()));
             }
@@ -853,6 +867,36 @@ fn what_others_changed_is_found_and_put_right() {
 }
 
 #[test]
+fn a_vlan_that_moves_to_another_domain_takes_its_attachments_along() {
+    let mut scene = Scene::new();
+    let mut wanted = scene.wanted(AttachKind::Veth);
+    wanted.segment = Segment::Vlan(10_u16.try_into().expect("a VLAN"));
+    let added = scene.daemon.add(&id("c"), wanted).expect("added");
+    assert_eq!(added.domain, Some(name("red")));
+    let listed = |scene: &Scene| scene.daemon.list()[0].domain.clone();
+    let now = |scene: &Scene, domain: Option<&str>| {
+        *scene.domain.lock().expect("no panic") = domain.map(name);
+    };
+    now(&scene, Some("rouge"));
+    assert!(scene.daemon.repair(&id("c")).is_empty(), "it is no drift");
+    assert_eq!(listed(&scene), Some(name("rouge")));
+    now(&scene, Some("rosso"));
+    let seen = scene.daemon.look(&id("c")).expect("it is there");
+    assert_eq!(
+        (seen.domain, listed(&scene)),
+        (Some(name("rosso")), Some(name("rosso")))
+    );
+    // It is what its record says at the next start, until it is looked at.
+    scene.restart(Plan::Nothing);
+    scene.daemon.repair(&id("c"));
+    assert_eq!(listed(&scene), Some(name("rosso")));
+    // Where it is missing, nobody knows better.
+    now(&scene, None);
+    let seen = scene.daemon.look(&id("c")).expect("it is there");
+    assert_eq!(seen.domain, Some(name("rosso")));
+}
+
+#[test]
 fn a_folder_that_the_user_names_is_not_removed() {
     let scene = Scene::new();
     // Beside those that are made for one socket each: two pods share it.
@@ -869,6 +913,57 @@ fn a_folder_that_the_user_names_is_not_removed() {
     }
     scene.daemon.remove(&id("a")).expect("removed");
     assert!(shared.join("b.sock").exists());
+}
+
+/// Whoever may use the socket reaches it, and only they; a user's folder keeps the rights that it has.
+#[test]
+fn a_sockets_folder_is_its_users() {
+    let scene = Scene::new();
+    let label = "system_u:object_r:container_file_t:s0";
+    let theirs = scene.folder.path().join("theirs");
+    for folder in [None, Some(theirs.clone())] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: folder.clone(),
+            owner: Some("12345".to_owned()),
+            group: Some("23456".to_owned()),
+            selinux_label: Some(label.to_owned()),
+            ..VhostSocket::default()
+        });
+        if folder.is_some() {
+            std::fs::create_dir(&theirs).expect("a folder");
+            std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
+        }
+        let added = scene.daemon.add(&id("c"), wanted).expect("added");
+        let place = added.socket.expect("a socket");
+        let place = place.parent().expect("a folder");
+        let meta = std::fs::metadata(place).expect("it was made");
+        let rights = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
+        let expected = match folder {
+            None => (12345, 23456, 0o750),
+            Some(_) => (0, 0, 0o711),
+        };
+        assert_eq!(rights, expected);
+        let mut found = [0_u8; 100];
+        let length = rustix::fs::getxattr(place, "security.selinux", &mut found[..]).expect("it has a label");
+        assert_eq!(found[..length].trim_ascii_end(), label.as_bytes());
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
+    let mut wanted = scene.wanted(AttachKind::VhostUser);
+    wanted.vhost = Some(VhostSocket {
+        group: Some("no-such-group".to_owned()),
+        ..VhostSocket::default()
+    });
+    let refused = scene
+        .daemon
+        .add(&id("c"), wanted)
+        .expect_err("there is none")
+        .to_string();
+    assert!(
+        refused.contains("no group `no-such-group`") && refused.contains("nothing is left"),
+        "{refused}"
+    );
+    assert_eq!(scene.daemon.list(), []);
 }
 
 #[test]
@@ -913,6 +1008,64 @@ fn a_containers_own_folder_goes_with_its_last_socket() {
     std::fs::write(folder.join("pods"), "").expect("the folder is there");
     scene.daemon.remove(&again).expect("removed");
     assert!(folder.join("pods").exists());
+}
+
+/// A daemon that is killed leaves its sockets, and the next one may never have had the port.
+#[test]
+fn a_socket_in_a_users_folder_goes_although_nobody_serves_it() {
+    let mut scene = Scene::new();
+    let shared = scene.folder.path().join("shared");
+    // Beyond what an address of a socket has room for.
+    let long = scene.folder.path().join("x".repeat(150));
+    let work = |scene: &mut Scene, folder: &Path, own_folder: bool, client: bool, listens: bool| {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(folder.to_owned()),
+            own_folder,
+            file: Some("a.sock".to_owned()),
+            client,
+            ..VhostSocket::default()
+        });
+        let place = folder.to_owned();
+        // As the control thread makes it, with the name that the kernel has for the folder.
+        scene.script.play(Plan::Ends(3));
+        scene.script.meanwhile("open_port", move || {
+            let folder = std::fs::File::open(&place).expect("it was made");
+            let path = format!("/proc/self/fd/{}/a.sock", folder.as_raw_fd());
+            let socket = UnixListener::bind(path).expect("nobody has it");
+            if listens {
+                std::mem::forget(socket);
+            }
+        });
+        scene.daemon.add(&id("c"), wanted).expect_err("it ended");
+        assert!(folder.join("a.sock").exists(), "the scene is right");
+        scene.restart(Plan::Nothing);
+        assert_eq!(scene.daemon.list(), []);
+        let left = folder.join("a.sock").exists();
+        let _ = std::fs::remove_file(folder.join("a.sock"));
+        left
+    };
+    assert!(!work(&mut scene, &shared, false, false, false), "a stale one");
+    assert!(shared.exists(), "the folder is the user's");
+    assert!(!work(&mut scene, &long, false, false, false), "a long path");
+    assert!(!work(&mut scene, &shared.join("c"), true, false, false));
+    assert!(!shared.join("c").exists() && shared.exists(), "its own folder");
+    assert!(work(&mut scene, &shared, false, true, false), "the pod's own");
+    assert!(work(&mut scene, &shared, false, false, true), "somebody listens");
+    // What is not there any more, or not a folder, keeps nothing from going.
+    for instead in [false, true] {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(shared.clone()),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id("c"), wanted).expect("added");
+        std::fs::remove_dir(&shared).expect("it is empty");
+        if instead {
+            std::fs::write(&shared, "").expect("its place is free");
+        }
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
 }
 
 #[test]

@@ -492,7 +492,9 @@ impl Control {
             Request::Objects(reply) => reply.send(Ok(self.object_views())),
             Request::Standing { segment, reply } => reply.send(self.standing(&segment)),
             Request::Attach { name, wanted, reply } => reply.send(self.attach(name, *wanted)),
-            Request::Detach { name, reply } => reply.send(self.detach(&name)),
+            Request::Detach { name, socket, reply } => {
+                reply.send(self.detach(&name, socket.as_deref()));
+            }
             Request::WhyDown { name, reply } => reply.send(Ok(self.why_down(&name))),
             Request::Health(reply) => reply.send(Ok(self.health())),
         }

@@ -417,7 +417,7 @@ fn without_the_daemon_nothing_is_lost() {
         netns: "/run/netns/cwt-no-such".into(),
         ..node.container(0)
     };
-    failed(network.add(&missing), 4, &["cwt-no-such"]);
+    failed(network.add(&missing), 4, &["cwt-no-such", "CNI_NETNS"]);
     node.assert_clean(&daemon);
     good(network.add(&node.container(0)));
     let leases = node.leases();

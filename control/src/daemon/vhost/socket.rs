@@ -146,6 +146,31 @@ fn make_way(reach: &Reach, path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Removes what a daemon that was killed has left at this path: a socket that nobody listens on. Anything else is
+/// somebody's, and stays; nothing is fine.
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
+    let remove = || -> io::Result<()> {
+        let turn = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        // One that is just being made looks the same.
+        wait_for_turn(&turn);
+        match Occupant::of(&Reach::to(path)?.path)? {
+            Occupant::Stale => std::fs::remove_file(path),
+            Occupant::Nobody | Occupant::File | Occupant::Listener(_) => Ok(()),
+        }
+    };
+    match remove() {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
 /// Whom a socket belongs to, and who may connect.
 struct Rights {
     owner: Option<Uid>,
