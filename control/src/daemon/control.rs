@@ -400,7 +400,9 @@ impl Control {
                 PortState::Down { .. } => None,
             };
             if let Some(Err(error)) = wire.map(|wire| wire.steer(port, &ours)) {
+                // As noted before, so that the next change tries again.
                 tracing::error!(port = %name, %error, "its XDP program was not told what is ours");
+                continue;
             }
             entry.ours = ours;
         }
