@@ -318,6 +318,8 @@ impl std::fmt::Debug for GuestMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::unistd::ftruncate;
 
     #[test]
     fn addresses_are_bounded_and_come_back() {
@@ -329,5 +331,37 @@ mod tests {
         drop(guests);
         assert_eq!(ALL.load(Relaxed), 0);
         assert!(take(MOST_OF_ALL).is_some());
+    }
+    /// A process has 65,530 mappings by default. Without one the handler could not go on.
+    #[test]
+    fn what_is_cut_short_is_not_one_mapping_for_each_page() {
+        let page = 4096_u64;
+        let file = memfd_create(c"cut", MFdFlags::empty()).expect("memfd");
+        ftruncate(&file, (100 * page) as i64).expect("size");
+        let spec = RegionSpec {
+            guest_address: 0,
+            size: 100 * page,
+            user_address: 0,
+            mmap_offset: 0,
+        };
+        let memory = GuestMemory::map([(spec, file.try_clone().expect("descriptor"))]).expect("memory");
+        let at = |page_index| memory.at_user(page_index * page, 8).expect("in the region");
+        let range = at(0).as_ptr() as usize..at(0).as_ptr() as usize + spec.size as usize;
+        ftruncate(&file, 10 * page as i64).expect("shorter");
+        for index in (11..100).rev().step_by(2).chain([5]) {
+            // SAFETY: inside the mapping.
+            assert_eq!(unsafe { at(index).as_ptr().read_volatile() }, 0);
+        }
+        assert!(memory.is_torn());
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+        let within = maps.lines().filter(|line| {
+            let start = line
+                .split('-')
+                .next()
+                .and_then(|hex| usize::from_str_radix(hex, 16).ok());
+            start.is_some_and(|start| range.contains(&start))
+        });
+        // What is left of the file, and the zeros behind it.
+        assert_eq!(within.count(), 2, "{maps}");
     }
 }
