@@ -7,11 +7,12 @@
 //! two, and the handler would have none. It calls nothing but mmap(2), which is safe in a handler, and looks only at
 //! atomics. A SIGBUS anywhere else ends the process as it would have without us.
 
+use super::share::MOST_REGIONS;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Ranges that can be watched at a time: 1,000 guests of 64 regions would be more, of the usual one to three not.
-const SLOTS: usize = 4096;
+/// Ranges that can be watched at a time: all that ports may have.
+const SLOTS: usize = MOST_REGIONS;
 
 struct Slot {
     /// First address; 0: free. Claimed with 1, which no mapping has.
