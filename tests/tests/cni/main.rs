@@ -2,6 +2,7 @@
 //! collection, chains with other plugins, networks of other plugins; after each, nothing is left.
 
 mod others;
+mod why;
 
 use clearway_tests::{CniFailure, CniNetwork, Container, Daemon, Netns, Node, Ping, ready, wait_for};
 use serde_json::{Value, json};
