@@ -1,6 +1,7 @@
 //! The CNI plugin with the real daemon, run as a runtime runs it: every verb in every version of the protocol, drift,
 //! collection, chains with other plugins, networks of other plugins; after each, nothing is left.
 
+mod limits;
 mod others;
 mod why;
 
