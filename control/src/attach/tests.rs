@@ -969,6 +969,11 @@ fn a_sockets_folder_is_its_users() {
             std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
         }
         let added = scene.daemon.add(&id("c"), wanted).expect("added");
+        let known = Known {
+            attachment: added.clone(),
+            netns: scene.pod.netns(),
+        };
+        scene.ground.make_folder(&known).expect("once more is fine");
         let place = added.socket.expect("a socket");
         let place = place.parent().expect("a folder");
         let meta = std::fs::metadata(place).expect("it was made");
@@ -978,9 +983,7 @@ fn a_sockets_folder_is_its_users() {
             Some(_) => (0, 0, 0o711),
         };
         assert_eq!(rights, expected);
-        let mut found = [0_u8; 100];
-        let length = rustix::fs::getxattr(place, "security.selinux", &mut found[..]).expect("it has a label");
-        assert_eq!(found[..length].trim_ascii_end(), label.as_bytes());
+        assert_eq!(label_of(place), Some(label.to_owned()));
         scene.daemon.remove(&id("c")).expect("removed");
     }
     let mut wanted = scene.wanted(AttachKind::VhostUser);
@@ -998,6 +1001,52 @@ fn a_sockets_folder_is_its_users() {
         "{refused}"
     );
     assert_eq!(scene.daemon.list(), []);
+}
+
+fn label_of(place: &Path) -> Option<String> {
+    let mut found = [0_u8; 100];
+    let length = rustix::fs::lgetxattr(place, "security.selinux", &mut found[..]).ok()?;
+    let label = String::from_utf8_lossy(found[..length].trim_ascii_end());
+    Some(label.into_owned())
+}
+
+/// Whoever may write in the folder above would say which file gets the label.
+#[test]
+fn a_symbolic_link_in_a_folders_place_is_not_followed() {
+    let scene = Scene::new();
+    let (target, link) = (
+        scene.folder.path().join("target"),
+        scene.folder.path().join("link"),
+    );
+    std::fs::create_dir(&target).expect("a folder");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    let asking = |folder: PathBuf, label: Option<&str>| {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(folder),
+            selinux_label: label.map(str::to_owned),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id("c"), wanted)
+    };
+    let refused = asking(link.clone(), Some("u:r:t"))
+        .expect_err("it is a link")
+        .to_string();
+    assert!(
+        refused.contains(&link.display().to_string())
+            && refused.contains("symbolic link")
+            && refused.contains("nothing is left"),
+        "{refused}"
+    );
+    assert_eq!(label_of(&target), None);
+    assert_eq!(scene.daemon.list(), []);
+    // A link on the way there is the user's own, and one that is given nothing may be a link.
+    std::fs::create_dir(target.join("sub")).expect("a folder");
+    for (folder, label) in [(link.join("sub"), Some("u:r:t")), (link, None)] {
+        asking(folder, label).expect("added");
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
+    assert_eq!(label_of(&target.join("sub")), Some("u:r:t".to_owned()));
 }
 
 #[test]
