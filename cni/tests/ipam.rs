@@ -704,6 +704,41 @@ fn a_plugin_that_is_killed_at_any_step_leaves_nothing_that_a_del_does_not_find()
     }
 }
 
+/// What the IPAM plugin hands out after its caller was killed, it has handed out before the DEL asks for it.
+#[test]
+fn a_del_waits_for_the_ipam_plugin_of_an_add_that_was_killed() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let wait = ipam.folder.join("ADD.wait");
+    fs::write(&wait, "").unwrap();
+    let path = ipam.folder.display().to_string();
+    let variables = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", CONTAINER),
+        ("CNI_NETNS", NETNS),
+        ("CNI_IFNAME", "net1"),
+        ("CNI_PATH", &path),
+    ];
+    let mut plugin = started(&variables, conf.to_string().as_bytes());
+    wait_until("the IPAM plugin to be asked", || {
+        ipam.folder.join("asked").exists()
+    });
+    plugin.kill().unwrap();
+    plugin.wait().unwrap();
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| ipam.call("DEL", &conf));
+        // It would be through by then.
+        std::thread::sleep(Duration::from_millis(300));
+        let meanwhile = fs::read_to_string(ipam.folder.join("asked")).unwrap();
+        fs::remove_file(&wait).unwrap();
+        removal.join().unwrap().good();
+        assert_eq!(meanwhile.lines().count(), 1, "{meanwhile}");
+    });
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    assert!(!ipam.folder.join("lease").exists());
+}
+
 /// The device information file that was being written; its name is not that of the process.
 #[test]
 fn a_half_written_device_information_file_goes_with_a_del() {
