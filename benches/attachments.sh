@@ -10,13 +10,15 @@ work=$(mktemp -d)
 ours=attach-$$ each=20
 pods=$(((count + each - 1) / each))
 cleanup() {
-	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true
+	trap '' HUP INT TERM
+	kill $(jobs -p) 2>/dev/null || true
 	wait
 	for ((i = 0; i < pods; i++)); do ip netns del "$ours-$i" 2>/dev/null || true; done
 	ip netns del "$ours" 2>/dev/null || true
 	rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM # timeout(1) sends two
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 ip netns add "$ours"
 for ((i = 0; i < pods; i++)); do ip netns add "$ours-$i"; done

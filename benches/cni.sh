@@ -36,12 +36,14 @@ work=$(mktemp -d)
 state=$(mktemp -d /dev/shm/clearway-bench.XXXXXX)
 ours=cni-$$ pod=cni-pod-$$
 cleanup() {
-	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true
+	trap '' HUP INT TERM
+	kill $(jobs -p) 2>/dev/null || true
 	wait
 	for ns in "$ours" "$pod"; do ip netns del "$ns" 2>/dev/null || true; done
 	rm -rf "$work" "$state"
 }
 trap cleanup EXIT
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM # timeout(1) sends two
 mkdir "$work/bin"
 cp "$root/target/release/clearway-cni" /usr/lib/cni/{bridge,host-local} "$work/bin/"
 for ns in "$ours" "$pod"; do ip netns add "$ns"; ip -n "$ns" link set lo up; done

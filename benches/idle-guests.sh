@@ -9,17 +9,20 @@ clearway=$(realpath "${4:-$(dirname "$0")/../target/release/clearway}")
 ports=(--port "vhost-user:$1" --port "vhost-user:$2")
 for ((i = 0; i < count; i++)); do ports+=(--port "vhost-user:$folder/idle$i.sock"); done
 (
-	until [ "$count" -eq 0 ] || [ -S "$folder/idle$((count - 1)).sock" ]; do sleep 0.1; done
+	until [ "$count" -eq 0 ] || [ -S "$folder/idle$((count - 1)).sock" ]; do
+		kill -0 $$ || exit
+		sleep 0.1
+	done
 	# testpmd takes at most 32 ports.
 	for ((from = 0; from < count; from += 24)); do
 		guests=()
 		for ((i = from; i < count && i < from + 24; i++)); do
 			guests+=(--vdev "net_virtio_user$i,path=$folder/idle$i.sock,queue_size=256")
 		done
-		# They end with this one, and are started and left alone.
+		# They are started and left alone. They end with the forwarder ($$), at the end of their input.
 		setpriv --pdeathsig KILL dpdk-testpmd -l 0,1 --main-lcore 0 --no-pci --in-memory --single-file-segments -m 64 \
 			--file-prefix "idle$$-$from" "${guests[@]}" -- -i --nb-cores=1 --total-num-mbufs=8192 --rxd=128 --txd=128 \
-			< <(sleep 60) >/dev/null 2>&1 &
+			< <(tail --pid=$$ -f /dev/null) >/dev/null 2>&1 &
 	done
 	wait
 ) &

@@ -7,12 +7,14 @@ clearway=$(realpath "${1:-target/release/clearway}")
 work=$(mktemp -d)
 ours=idle-$$ a=idle-a-$$ b=idle-b-$$
 cleanup() {
-	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true
+	trap '' HUP INT TERM
+	kill $(jobs -p) 2>/dev/null || true
 	wait
 	for ns in "$ours" "$a" "$b"; do ip netns del "$ns" 2>/dev/null || true; done
 	rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM # timeout(1) sends two
 
 for ns in "$ours" "$a" "$b"; do ip netns add "$ns"; done
 ip -n "$ours" link add p0 up type veth peer name eth0 netns "$a"

@@ -10,12 +10,14 @@ clearway=$(realpath "${1:-target/release/clearway}") ports=${2:-500}
 work=$(mktemp -d)
 ours=many-ports-$$ peers=many-peers-$$
 cleanup() {
-	[ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true
+	trap '' HUP INT TERM
+	kill $(jobs -p) 2>/dev/null || true
 	wait
 	for ns in "$ours" "$peers"; do ip netns del "$ns" 2>/dev/null || true; done
 	rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM # timeout(1) sends two
 
 for ns in "$ours" "$peers"; do
 	ip netns add "$ns"

@@ -9,11 +9,17 @@ clearway=$(realpath "${2:-target/release/clearway}")
 work=$(mktemp -d)
 ours=tcp-$$ a=tcp-a-$$ b=tcp-b-$$
 stop() {
-	[ -z "${daemon:-}" ] || { kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; }
-	daemon=
+	kill $(jobs -p) 2>/dev/null || true
+	wait
 	for ns in "$ours" "$a" "$b"; do ip netns del "$ns" 2>/dev/null || true; done
 }
-trap 'stop; wait; rm -rf "$work"' EXIT
+cleanup() {
+	trap '' HUP INT TERM
+	stop
+	rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM # timeout(1) sends two
 run() { # ports
 	ip netns exec "$ours" "$clearway" --socket "$work/api.sock" run --state-dir "$work/state" --core 1 "$@" >"$work/out" 2>"$work/log" &
 	daemon=$!

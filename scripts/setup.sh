@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this project needs on Debian 12, and says what it does. Idempotent; quick when all is there.
 #
-#   scripts/setup.sh         everything `make check` and `make test` need
+#   scripts/setup.sh         everything `make check`, `make test` and benches/*.sh need
 #   scripts/setup.sh demo    only what `make demo` needs (no OVS, DPDK, clang, QEMU)
 #
 # Services that Debian packages would start (Open vSwitch) are not started: the tests run their own, in namespaces.
@@ -31,6 +31,8 @@ test_packages=(
 test_packages+=(containernetworking-plugins iptables)
 # The runtimes that run it; iptables above is for the plugin portmap.
 test_packages+=(podman containerd runc)
+# What benches/*.sh want besides.
+test_packages+=(jq)
 # The guest of tests/qemu: made of busybox and this host's programs, with a kernel that is downloaded below.
 # testpmd, of dpdk-dev: its virtio_user is the guest of the vhost-user tests, its net_pcap their files; the packages of
 # DPDK only recommend its drivers.
@@ -53,8 +55,8 @@ missing() {
 	done
 }
 
-install_packages() {
-	local want=("$@") policy=/usr/sbin/policy-rc.d ours=
+install_packages() { # packages; from $release, where that is set
+	local want=("$@") from=(${release:+--target-release "$release"}) policy=/usr/sbin/policy-rc.d ours=
 	[ "$(id -u)" = 0 ] || die "these packages are missing: ${want[*]}; run as root: scripts/setup.sh $profile"
 	command -v apt-get >/dev/null || die "no apt-get here; install by hand what corresponds to: ${want[*]}"
 	say "Installing Debian packages: ${want[*]}"
@@ -66,7 +68,7 @@ install_packages() {
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 	fi
 	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${want[@]}"
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${from[@]}" "${want[@]}"
 	[ -z "$ours" ] || rm -f $policy
 	# Not started now, not started at the next boot either: nobody asked for a switch on this host.
 	case " ${want[*]} " in
@@ -102,7 +104,7 @@ install_backports() {
 		printf 'Types: deb\nURIs: %s\nSuites: bookworm-backports\nComponents: main\nSigned-By: %s\n' \
 			"$mirror" "${signed:-$keyring}" >"$list"
 	fi
-	install_packages --target-release bookworm-backports "$@"
+	release=bookworm-backports install_packages "$@"
 }
 
 # The newest kernel of the series in trixie-backports, or, when the mirror has dropped the series, of all. It is only

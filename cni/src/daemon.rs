@@ -17,6 +17,9 @@ use crate::error::{CniError, Code};
 /// Longer than the daemon waits for itself (60 s), so that its answer is the one that is told.
 const LIMIT: Duration = Duration::from_secs(65);
 
+/// The part of a request that is `CNI_NETNS`.
+const NETNS: &str = "netns";
+
 /// Why the daemon did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -74,7 +77,9 @@ struct Detail {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;
-        for Detail { path, message } in &self.details {
+        // What is wrong with the namespace the message has said.
+        let more = self.details.iter().filter(|detail| detail.path != NETNS);
+        for Detail { path, message } in more {
             match path.as_str() {
                 "" => write!(f, "; {message}")?,
                 path => write!(f, "; {path}: {message}")?,
@@ -114,9 +119,14 @@ impl DaemonError {
             ),
             Self::Refused { error } => (error.cni_code(), "the daemon's log says more"),
         };
+        let wrong = match code {
+            // The specification wants its name in the message.
+            Code::Environment => ": CNI_NETNS is wrong",
+            _ => "",
+        };
         CniError::new(
             code,
-            format!("clearway-cni could not {what}"),
+            format!("clearway-cni could not {what}{wrong}"),
             format!("{self}; {advice}"),
         )
     }
@@ -127,7 +137,7 @@ impl Refusal {
     fn cni_code(&self) -> Code {
         match self.code.as_str() {
             // Its one part that the environment says.
-            "bad_request" if self.details.iter().any(|detail| detail.path == "netns") => Code::Environment,
+            "bad_request" if self.details.iter().any(|detail| detail.path == NETNS) => Code::Environment,
             // A segment or a pool that the network's configuration names and the daemon has not.
             "bad_request" | "invalid_config" | "not_found" | "too_large" => Code::InvalidConfig,
             "conflict" => Code::Conflict,
@@ -291,7 +301,16 @@ mod tests {
         let told = DaemonError::Refused {
             error: error.unwrap(),
         };
-        assert_eq!(told.told("attach c/net1").code, 4);
+        let told = told.told("attach c/net1");
+        assert_eq!(told.code, 4);
+        // "The error message must contain the names of invalid variables" (SPEC.md, "Error").
+        assert!(told.msg.contains("CNI_NETNS"), "{told}");
+        // And the reason once.
+        let told = told.to_string();
+        assert!(
+            told.contains("there is no such namespace") && !told.contains("it must be there"),
+            "{told}"
+        );
     }
 
     #[test]

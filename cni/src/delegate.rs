@@ -140,7 +140,8 @@ impl Delegate<'_> {
         Err(self.failure(path, verb, &output))
     }
 
-    fn find(&self) -> Result<PathBuf, DelegateError> {
+    /// Its program.
+    pub fn find(&self) -> Result<PathBuf, DelegateError> {
         let name = self.name.to_owned();
         if self.folders.is_empty() {
             return Err(DelegateError::NoPath { name });

@@ -170,7 +170,7 @@ pub struct VhostSocket {
     /// The socket's permissions, in octal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
-    /// The SELinux label of folder and socket.
+    /// The SELinux label of folder and socket; with `client` of the folder alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selinux_label: Option<String>,
 }
@@ -186,7 +186,13 @@ pub enum Ipam {
     Given(Addresses),
     /// Another IPAM plugin finds them out through the interface, which is made first: the attachment is not complete until
     /// `PUT /v1/attachments/{container}/{interface}/addresses` brings them, and is then as one with `given`.
+    ///
+    /// A route whose place is another interface's in the pod is left out. Nobody has chosen it for this pod: a DHCP server
+    /// gives everyone a default route, and a pod with several interfaces has one already.
     Awaited,
+    /// Another IPAM plugin chooses them while the interface is made, and they come as with `awaited`; a route whose place is
+    /// another interface's is an error, as with `given`.
+    Delegated,
     /// The daemon chooses them from one of its address pools.
     #[serde(rename_all = "kebab-case")]
     Pool {
@@ -197,6 +203,13 @@ pub enum Ipam {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         wanted: Vec<IpAddr>,
     },
+}
+
+impl Ipam {
+    /// Whether the interface is made first, and `PUT …/addresses` makes it complete.
+    pub fn comes_later(&self) -> bool {
+        matches!(self, Self::Awaited | Self::Delegated)
+    }
 }
 
 /// The layer 3 settings of an interface.
@@ -340,7 +353,7 @@ pub struct Removed {
 pub struct Need {
     /// The layer 2 segment.
     pub segment: Segment,
-    /// Where addresses come from; of `given` and `awaited`, nothing is asked.
+    /// Where addresses come from; of `given`, `awaited` and `delegated`, nothing is asked.
     #[serde(default)]
     pub ipam: Ipam,
 }

@@ -106,6 +106,9 @@ pub struct Port {
     /// `vhost-user`: who may connect, in octal as for chmod(1): connecting takes the right to write. Not with `client`. Absent: `"0660"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
+    /// `vhost-user`: the SELinux label of the socket. Not with `client`. Absent: the one that the host's policy gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux_label: Option<String>,
 
     /// The bridge domain of this port's untagged frames; tagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,6 +202,7 @@ impl Port {
             owner: None,
             group: None,
             permissions: None,
+            selinux_label: None,
             access: None,
             tunnel: None,
             trunk: Vec::new(),

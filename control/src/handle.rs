@@ -9,6 +9,7 @@
 //! than [`PATIENCE`]. Left to the control thread: to answer each request with its own `Reply`, in any order.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub(crate) enum Request {
     Detach {
         /// Which.
         name: Name,
+        /// Its vhost-user socket, which an earlier daemon may have served.
+        socket: Option<PathBuf>,
         /// Done.
         reply: Reply<()>,
     },

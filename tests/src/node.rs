@@ -200,6 +200,15 @@ impl Node {
         }
         let sockets = names(&self.fwd.state_dir().join("vhost"));
         left.extend(sockets.iter().map(|name| format!("socket folder {name}")));
+        let sockets = names(&self.folder().join("shared"));
+        left.extend(
+            sockets
+                .iter()
+                .map(|name| format!("socket or folder {name} in the network's")),
+        );
+        let records = names(&self.fwd.state_dir().join("restore")).into_iter();
+        let records = records.filter(|name| name.starts_with("rings-"));
+        left.extend(records.map(|name| format!("record {name} of rings")));
         left.extend(self.leases().iter().map(|name| format!("lease {name}")));
         left
     }

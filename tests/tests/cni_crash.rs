@@ -37,7 +37,14 @@ fn fields(node: &Node, n: usize) -> Value {
         0 => node.host_local(),
         _ => json!({"type": "clearway", "pool": "pods"}),
     };
-    json!({"mode": mode, "ipam": ipam})
+    let mut fields = json!({"mode": mode, "ipam": ipam});
+    // One with its socket where the network wants it, as userspace-cni's are.
+    if n == 5 {
+        let shared = node.folder().join("shared");
+        std::fs::create_dir_all(&shared).expect("a folder");
+        fields["sharedDir"] = json!(shared);
+    }
+    fields
 }
 
 /// Deletes until all are gone, as a runtime does.

@@ -150,7 +150,8 @@ impl Network {
         match &self.ipam {
             IpamConf::None => Ipam::None,
             IpamConf::Delegate(name) if NEEDS_INTERFACE.contains(&name.as_str()) => Ipam::Awaited,
-            IpamConf::Delegate(_) => Ipam::Given(given),
+            IpamConf::Delegate(_) if self.mode == Mode::VhostUser => Ipam::Given(given),
+            IpamConf::Delegate(_) => Ipam::Delegated,
             IpamConf::Own { pool, addresses } => {
                 let wanted = [&self.asked_ips, &target.args.ips, addresses];
                 let wanted = wanted.into_iter().find(|wanted| !wanted.is_empty());

@@ -1,8 +1,15 @@
 //! ADD.
 //!
 //! ```text
+//!   every field looked at ─┬─► delegate ADD ──────────────────────┬─► daemon: addresses ─► device information file ─► result
+//!                          └─► daemon: attach, addresses to come ─┘
+//!                            ◄─ daemon: detach ◄─ delegate DEL ◄──────── a step fails ────────
+//! ```
+//!
+//! A vhost-user socket has no interface to be made meanwhile:
+//!
+//! ```text
 //!   every field looked at ─► delegate ADD ─► daemon: attach ─► device information file ─► result
-//!                            ◄─ delegate DEL ◄──────── a step fails ────────
 //! ```
 //!
 //! The `dhcp` plugin speaks through the interface, which must be there first, and until the lease is given back:
@@ -15,8 +22,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{panic, thread};
 
-use clearway_config::attach::{Addresses, Attach, Attachment};
+use clearway_config::attach::{Addresses, Attach, Attachment, Ipam};
 use serde_json::Value;
 
 use super::{Context, about, no_vf};
@@ -26,7 +34,7 @@ use crate::delegate::Delegate;
 use crate::devinfo;
 use crate::environment::{Target, Verb};
 use crate::error::{CniError, Code};
-use crate::result::{Dns, Interface};
+use crate::result::{CniResult, Dns, Interface};
 
 pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError> {
     let conf = context.conf;
@@ -50,18 +58,16 @@ pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError>
             .ok_or_else(|| no_vf(network.device.as_deref()))
     };
     // Before anything is done.
-    wanted(Addresses::default())?;
+    let first = wanted(Addresses::default())?;
     let (attachment, dns) = match &context.delegate {
-        None => (
-            attach(context, target, &wanted(Addresses::default())?)?,
-            Dns::default(),
-        ),
+        None => (attach(context, target, &first)?, Dns::default()),
         Some(delegate) => {
             refuse_existing(context, target)?;
-            if delegate.needs_interface() {
-                interface_first(context, target, delegate, &wanted(Addresses::default())?)?
-            } else {
-                addresses_first(context, target, delegate, wanted)?
+            delegate.find()?;
+            match first.ipam {
+                Ipam::Awaited => interface_first(context, target, delegate, &first)?,
+                Ipam::Delegated => both_at_once(context, target, delegate, &first)?,
+                _ => addresses_first(context, target, delegate, wanted)?,
             }
         }
     };
@@ -92,11 +98,38 @@ fn interface_first(
     wanted: &Attach,
 ) -> Result<(Attachment, Dns), CniError> {
     attach(context, target, wanted)?;
-    let addressed = delegate.add().and_then(|chosen| {
-        let set = context.daemon.set_addresses(&target.id, &chosen.addresses());
-        Ok((set.map_err(|error| unaddressed(&error, target))?, chosen.dns))
-    });
+    let addressed = delegate
+        .add()
+        .and_then(|chosen| set_addresses(context, target, chosen));
     addressed.inspect_err(|_| take_back(context, target))
+}
+
+/// Neither needs the other until both are done, and each takes milliseconds.
+fn both_at_once(
+    context: &Context,
+    target: &Target,
+    delegate: &Delegate,
+    wanted: &Attach,
+) -> Result<(Attachment, Dns), CniError> {
+    let (chosen, made) = thread::scope(|scope| {
+        let choosing = scope.spawn(|| delegate.add());
+        let made = attach(context, target, wanted);
+        let chosen = choosing.join();
+        (chosen.unwrap_or_else(|panic| panic::resume_unwind(panic)), made)
+    });
+    // What the daemon has of this name now, if anything, is not of this call.
+    made.inspect_err(|_| take_back_addresses(context, delegate))?;
+    let addressed = chosen.and_then(|chosen| set_addresses(context, target, chosen));
+    addressed.inspect_err(|_| take_back(context, target))
+}
+
+fn set_addresses(
+    context: &Context,
+    target: &Target,
+    chosen: CniResult,
+) -> Result<(Attachment, Dns), CniError> {
+    let set = context.daemon.set_addresses(&target.id, &chosen.addresses());
+    Ok((set.map_err(|error| unaddressed(&error, target))?, chosen.dns))
 }
 
 /// Why the addresses that an IPAM plugin has found are not the interface's.

@@ -103,8 +103,9 @@ pub(super) async fn attach(
 
 /// Give a pod the addresses that it awaits
 ///
-/// And routes: a DHCP server's, which is asked through the pod's interface. It was attached with `ipam: awaited`, and is
-/// complete with this. A route that the pod has through another interface is left out.
+/// And routes: those of another IPAM plugin (it was attached with `ipam: delegated`), or a DHCP server's, which is asked through
+/// the pod's interface (`ipam: awaited`). It is complete with this. A route that the pod has through another interface is an
+/// error; with `awaited` it is left out.
 #[utoipa::path(
     put, path = "/v1/attachments/{container}/{interface}/addresses", tag = "attachments", request_body = Object,
     params(Which),

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, Ipam,
-    VhostSocket,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, VhostSocket,
 };
 use clearway_config::{Name, Port, PortKind};
 use clearway_wire::MacAddr;
@@ -144,9 +143,9 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
             wanted.kind
         ));
     }
-    if wanted.ipam == Ipam::Awaited && wanted.kind == AttachKind::VhostUser {
+    if wanted.ipam.comes_later() && wanted.kind == AttachKind::VhostUser {
         return Err(
-            "addresses are awaited through an interface, and a socket has none in the pod".to_owned(),
+            "addresses are awaited by an interface, and a socket has none in the pod: give them with the request".to_owned(),
         );
     }
     if let Some(socket) = &wanted.vhost {
@@ -230,6 +229,7 @@ fn port_of(attachment: &Attachment) -> Port {
                 port.owner = socket.owner;
                 port.group = socket.group;
                 port.permissions = socket.permissions;
+                port.selinux_label = socket.selinux_label;
             }
         }
     }
@@ -239,6 +239,8 @@ fn port_of(attachment: &Attachment) -> Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pod::testbed::Container;
+    use crate::host::testing::isolate;
 
     fn told(container: &str, vhost: serde_json::Value) -> Result<(), String> {
         let id = AttachmentId {
@@ -275,6 +277,97 @@ mod tests {
         }
         let told = told("c", serde_json::json!({"own-folder": true})).expect_err("there is no folder");
         assert!(told.contains("own-folder"), "{told}");
+    }
+
+    fn port(wanted: serde_json::Value) -> Port {
+        let id = AttachmentId {
+            container: "c".to_owned(),
+            interface: "net1".to_owned(),
+        };
+        let mut whole =
+            serde_json::json!({"network": "n", "netns": "/run/netns/a", "segment": {"domain": "red"}});
+        if let (Some(whole), serde_json::Value::Object(more)) = (whole.as_object_mut(), wanted) {
+            whole.extend(more);
+        }
+        let wanted = serde_json::from_value(whole).expect("a request");
+        let pod = Container::start();
+        let netns = PodNetns::open(&pod.path()).expect("a namespace");
+        let folder = |port: &Name| PathBuf::from("/run/vhost").join(port.as_str());
+        Known::new(&id, wanted, netns, None, Addresses::default(), folder)
+            .port()
+            .port
+    }
+
+    #[test]
+    fn what_is_asked_for_reaches_the_port() {
+        isolate();
+        let (receive, transmit) = (
+            serde_json::json!({"packets": 1000, "burst": "5ms"}),
+            serde_json::json!({"bits": 1_000_000, "burst": "20ms"}),
+        );
+        let limit = serde_json::json!({"receive": receive, "transmit": transmit});
+        let common = serde_json::json!({
+            "mtu": 1400, "mac": "02:00:00:00:00:07", "rate-limit": limit, "anti-spoof": true
+        });
+        let own: MacAddr = "02:00:00:00:00:07".parse().expect("a MAC address");
+        for (kind, more) in [
+            ("veth", serde_json::json!({})),
+            ("tap", serde_json::json!({})),
+            (
+                "vhost-user",
+                serde_json::json!({
+                    "owner": "107", "group": "108", "permissions": "0660", "selinux-label": "u:r:t", "queue-pairs": 2
+                }),
+            ),
+            (
+                "vhost-user",
+                serde_json::json!({
+                    "owner": "107", "group": "108", "permissions": "0660", "selinux-label": "u:r:t", "client": true
+                }),
+            ),
+        ] {
+            let mut wanted = common.clone();
+            wanted["kind"] = kind.into();
+            if kind == "vhost-user" {
+                wanted["vhost"] = more.clone();
+            }
+            let port = port(wanted);
+            assert_eq!(
+                serde_json::to_value(&port.rate_limit).expect("JSON"),
+                limit,
+                "{kind}"
+            );
+            assert_eq!((port.mtu, &port.allowed_macs), (Some(1400), &vec![own]), "{kind}");
+            match kind {
+                "veth" => assert!(port.interface.is_some_and(|name| name.starts_with("cw"))),
+                "tap" => {
+                    assert_eq!(port.interface.as_deref(), Some("net1"));
+                    assert_eq!(port.netns.as_deref(), Some("/run/netns/a"));
+                    assert!(port.persistent && port.mac == Some(own));
+                }
+                _ => {
+                    // What the guest's side makes is the guest's.
+                    let ours = more.get("client").is_none();
+                    let rights = (port.owner.as_deref(), port.group.as_deref());
+                    assert_eq!(
+                        rights,
+                        if ours {
+                            (Some("107"), Some("108"))
+                        } else {
+                            (None, None)
+                        }
+                    );
+                    assert_eq!((port.permissions.is_some(), port.client), (ours, !ours));
+                    assert_eq!(port.selinux_label.as_deref(), ours.then_some("u:r:t"));
+                    assert_eq!(port.queue_pairs, ours.then_some(2));
+                    let socket = port.socket.expect("a socket");
+                    assert!(socket.starts_with("/run/vhost") && socket.ends_with("vhost.sock"));
+                }
+            }
+        }
+        // Nobody has asked for it.
+        let plain = port(serde_json::json!({"kind": "veth"}));
+        assert_eq!((plain.mtu, plain.allowed_macs), (Some(MTU), vec![]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need,
+    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need, Segment,
 };
 use clearway_config::{AddressPool, Name};
 
@@ -51,8 +51,8 @@ pub(crate) enum AttachError {
     None(AttachmentId),
     /// It was attached with its addresses.
     #[error(
-        "attachment {0} awaits no addresses: they are given once, to one that was attached with `ipam: awaited`; remove it \
-         and attach it with others"
+        "attachment {0} awaits no addresses: they are given once, to one that was attached with `ipam: awaited` or \
+         `delegated`; remove it and attach it with others"
     )]
     NotAwaited(AttachmentId),
     /// Addresses.
@@ -244,7 +244,7 @@ impl Manager {
         if wanted.kind == AttachKind::Tap {
             self.supersede(id, &netns)?;
         }
-        let awaits = wanted.ipam == Ipam::Awaited;
+        let awaits = wanted.ipam.comes_later();
         let known = self.enter(id, wanted, netns, standing)?;
         if let Err(fault) = self.build(&known) {
             return Err(self.take_back(&known, failed(fault)));
@@ -321,7 +321,7 @@ impl Manager {
         };
         let mut changes = Vec::new();
         let addresses = match &wanted.ipam {
-            Ipam::None | Ipam::Awaited => Addresses::default(),
+            Ipam::None | Ipam::Awaited | Ipam::Delegated => Addresses::default(),
             Ipam::Given(addresses) => addresses.clone(),
             Ipam::Pool { pool, wanted } => {
                 let (addresses, leased) =
@@ -368,11 +368,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives one that awaits them its addresses and routes: those of a DHCP server, which is asked through its interface.
-    /// The same once more is fine.
-    ///
-    /// A route whose place is another interface's in the pod is left out. Nobody here has chosen it: a DHCP server gives
-    /// everyone a default route, and a pod with several interfaces has one already.
+    /// Gives one that awaits them its addresses and routes: those of a DHCP server, which is asked through its interface, or
+    /// those that another IPAM plugin chose meanwhile. The same once more is fine.
     pub(crate) fn give_addresses(
         &self,
         id: &AttachmentId,
@@ -402,7 +399,13 @@ impl Manager {
         let mut ready = known.at(AttachmentState::Ready);
         ready.attachment.wanted.ipam = Ipam::Given(addresses.clone());
         ready.attachment.addresses = addresses;
-        let set = self.ground.taken_routes(&ready).and_then(|taken| {
+        let yields = known.attachment.wanted.ipam == Ipam::Awaited;
+        let taken = if yields {
+            self.ground.taken_routes(&ready)
+        } else {
+            Ok(Vec::new())
+        };
+        let set = taken.and_then(|taken| {
             for route in &taken {
                 tracing::info!(attachment = %id, to = %route.dst, "the pod has this route through another interface: it keeps that");
             }
@@ -502,6 +505,7 @@ impl Manager {
         let mut attachment = known.as_ref().map(|known| known.attachment.clone());
         if let (Some(known), Some(attachment)) = (known, &mut attachment) {
             attachment.problems = self.ground.look(&known);
+            attachment.domain = self.follow(&known);
             self.note(id, &attachment.problems);
         }
         attachment.ok_or_else(|| AttachError::None(id.clone()))
@@ -523,6 +527,7 @@ impl Manager {
             problems = self.ground.look(&known);
             problems.extend(failed.map(|fault| format!("it was not put right: {fault}; it is tried again")));
         }
+        self.follow(&known);
         self.note(id, &problems);
         self.release(id);
         // What is known already, and could not be helped, is no news.
@@ -530,6 +535,24 @@ impl Manager {
             return Vec::new();
         }
         found
+    }
+
+    /// The bridge domain that one is in: an `apply` may have moved its VLAN or its VNI to another one.
+    fn follow(&self, known: &Known) -> Option<Name> {
+        let Attachment {
+            id, wanted, domain, ..
+        } = &known.attachment;
+        if !matches!(wanted.segment, Segment::Vlan(_) | Segment::Vni(_)) {
+            return domain.clone();
+        }
+        // Where there is none just now, its port says so.
+        let Ok(standing) = self.ground.standing(&wanted.segment) else {
+            return domain.clone();
+        };
+        if let Some(known) = self.lock().all.get_mut(id) {
+            known.attachment.domain.clone_from(&standing.domain);
+        }
+        standing.domain
     }
 
     /// Takes down what is wrong with one, and says whether that is news.

@@ -10,6 +10,7 @@
 //! without its bridge domain is refused. At the start, where nobody can be told, such a pod's port waits instead.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use clearway_config::attach::{AttachmentId, Segment};
 use clearway_config::{AddressPool, Name, Port, PortKind, Spec, TrunkItem};
@@ -162,7 +163,7 @@ impl Control {
         });
         if opened.is_err() {
             // It may have been entered, to be tried again later.
-            self.detach(&name)?;
+            self.detach(&name, None)?;
         }
         opened
     }
@@ -176,9 +177,13 @@ impl Control {
         }
     }
 
-    /// Closes the port of an attachment, if it is there.
-    pub(super) fn detach(&mut self, name: &Name) -> Result<(), ApiError> {
+    /// Closes the port of an attachment, if it is there, and forgets the positions of its rings; `socket` is where an earlier
+    /// daemon may have served one that this daemon never had.
+    pub(super) fn detach(&mut self, name: &Name, socket: Option<&Path>) -> Result<(), ApiError> {
         if !self.attached.contains_key(name) {
+            if let Some(socket) = socket.filter(|socket| !self.serves(socket)) {
+                vhost::remove_record(socket, &self.state_dir);
+            }
             return Ok(());
         }
         if self.spec.ports.contains_key(name) {
@@ -203,6 +208,13 @@ impl Control {
             vhost::remove_record(socket, &self.state_dir);
         }
         Ok(())
+    }
+
+    /// Whether this socket is a port's, or one's that waits.
+    fn serves(&self, socket: &Path) -> bool {
+        let configured = self.spec.ports.values();
+        let mut ports = configured.chain(self.attached.values().map(|attached| &attached.port));
+        ports.any(|port| port.socket.as_deref() == Some(socket))
     }
 
     /// Why the port of an attachment does not forward; none: it does.
@@ -291,5 +303,52 @@ impl Control {
             }
         }
         spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clearway_config::HostFacts;
+    use clearway_engine::{Engine, EngineConfig, Idle};
+
+    use super::*;
+    use crate::objects::Objects;
+    use crate::store::Owner;
+
+    /// An ADD whose daemon was killed is taken back by one that never had the port.
+    #[test]
+    fn what_is_known_of_a_sockets_rings_goes_with_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let engine = Engine::manual(&EngineConfig {
+            cores: vec![None],
+            idle: Idle::Adaptive,
+            fdb_capacity: 1024,
+            fdb_seed: 1,
+        });
+        let spec = Spec::default();
+        let mut control = Control::new(
+            &spec,
+            engine.expect("an engine").0,
+            dir.path().to_owned(),
+            HostFacts::default(),
+            Objects::first(&spec, Owner::File, 1),
+        )
+        .expect("it can be made");
+        let (name, socket) = (Name::new("cw1").expect("a name"), Path::new("/run/vm/a.sock"));
+        // As `records` calls it.
+        let record = dir.path().join("rings-8f59b193524cfb59-%run%vm%a.sock");
+        fs::write(&record, "").expect("a file");
+        // A port of the configuration may have it by now.
+        let mut port = Port::new(PortKind::VhostUser);
+        port.socket = Some(socket.to_owned());
+        control.spec.ports.insert(Name::new("vm").expect("a name"), port);
+        control.detach(&name, Some(socket)).expect("it is fine");
+        assert!(record.exists());
+        control.spec.ports.clear();
+        control.detach(&name, Some(socket)).expect("it is fine");
+        assert!(!record.exists());
+        control.detach(&name, Some(socket)).expect("it is fine");
     }
 }

@@ -400,7 +400,9 @@ impl Control {
                 PortState::Down { .. } => None,
             };
             if let Some(Err(error)) = wire.map(|wire| wire.steer(port, &ours)) {
+                // As noted before, so that the next change tries again.
                 tracing::error!(port = %name, %error, "its XDP program was not told what is ours");
+                continue;
             }
             entry.ours = ours;
         }
@@ -437,10 +439,11 @@ impl Control {
     pub(super) fn shut_down(mut self) -> Result<(), DaemonError> {
         let ports = std::mem::take(&mut self.ports);
         let mut rest = Vec::new();
+        let mut all = true;
         for entry in ports.into_values() {
             if let PortState::Open(mut open) = entry.state {
                 if let Some(wire) = open.wire.take() {
-                    wire.give_back(&mut self.host);
+                    all &= wire.give_back(&mut self.host);
                 }
                 rest.push(open);
             }
@@ -452,7 +455,10 @@ impl Control {
         });
         close_all(queues.collect());
         drop(rest);
-        tracing::info!("ended; every interface has its settings back");
+        match all {
+            true => tracing::info!("ended; every interface has its settings back"),
+            false => tracing::warn!("ended; the next start gives back what an interface has not back yet"),
+        }
         Ok(())
     }
 
@@ -488,7 +494,9 @@ impl Control {
             Request::Objects(reply) => reply.send(Ok(self.object_views())),
             Request::Standing { segment, reply } => reply.send(self.standing(&segment)),
             Request::Attach { name, wanted, reply } => reply.send(self.attach(name, *wanted)),
-            Request::Detach { name, reply } => reply.send(self.detach(&name)),
+            Request::Detach { name, socket, reply } => {
+                reply.send(self.detach(&name, socket.as_deref()));
+            }
             Request::WhyDown { name, reply } => reply.send(Ok(self.why_down(&name))),
             Request::Health(reply) => reply.send(Ok(self.health())),
         }

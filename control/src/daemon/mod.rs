@@ -60,6 +60,7 @@ use crate::store::{FileStore, Owner, now_s};
 use arrivals::Arrivals;
 pub(crate) use attached::{AttachedPort, Standing};
 use control::Control;
+pub(crate) use vhost::remove_stale_socket;
 
 /// What the daemon is started with.
 #[derive(Debug)]

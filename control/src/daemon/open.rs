@@ -532,8 +532,8 @@ impl Wire {
         }
     }
 
-    /// Detaches the program and gives the interface back as it was found.
-    pub(super) fn give_back(self, host: &mut Host) {
+    /// Detaches the program and gives the interface back as it was found: all of it, if true.
+    pub(super) fn give_back(self, host: &mut Host) -> bool {
         let Self {
             state,
             program,
@@ -542,14 +542,16 @@ impl Wire {
             ..
         } = self;
         drop(program);
-        give_back(host, changes, &state.name);
+        give_back(host, changes, &state.name)
     }
 }
 
-fn give_back(host: &mut Host, changes: Changes, interface: &str) {
-    for error in changes.restore(host) {
+fn give_back(host: &mut Host, changes: Changes, interface: &str) -> bool {
+    let failures = changes.restore(host);
+    for error in &failures {
         tracing::warn!(interface, %error, "the interface was not given back entirely");
     }
+    failures.is_empty()
 }
 
 fn interface(link: &Link) -> Interface {

@@ -49,6 +49,8 @@ const NESTED: u16 = 0x8000;
 const DUMP_ATTEMPTS: usize = 8;
 /// Room for bursts (a full BGP feed, a thousand pods): beyond it the kernel reports ENOBUFS and we list again.
 const EVENT_BUFFER_BYTES: usize = 4 << 20;
+/// The kernel's own port: netlink(7).
+const KERNEL: u32 = 0;
 
 /// A request that is being written: header, fixed part, attributes.
 pub(super) struct Message {
@@ -432,9 +434,11 @@ impl Events {
         })
     }
 
-    /// Takes one datagram.
+    /// Takes one datagram. What is not from the kernel is no news: who has CAP_NET_ADMIN in the namespace, as a pod may in its
+    /// own, can send to the groups as well (net/netlink/af_netlink.c, `netlink_sendmsg`).
     pub(super) fn receive(&mut self) -> Result<Received, HostError> {
         match self.socket.recv_from_full() {
+            Ok((_, from)) if from.port_number() != KERNEL => Ok(Received::Messages(Vec::new())),
             Ok((datagram, _)) => Ok(Received::Messages(
                 split(&datagram)
                     .map(|raw| Reply {
@@ -466,6 +470,8 @@ impl AsFd for Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::links::{GROUP_LINK, IFINFO_LEN, RTM_DELLINK, RTM_NEWLINK};
+    use crate::host::testing::{isolate, sh};
 
     #[test]
     fn a_message_is_read_as_it_was_written() {
@@ -500,6 +506,27 @@ mod tests {
         assert_eq!(Attrs(&[8, 0, 1, 0, 9]).iter().count(), 0);
         assert_eq!(Attrs(&[0xff; 9]).iter().count(), 0);
         assert_eq!(Attrs(&[6, 0, 1, 0, 9, 9]).uint(1), Some(0x0909));
+    }
+
+    #[test]
+    fn only_the_kernel_is_believed() {
+        isolate();
+        let mut events = Events::join(&[GROUP_LINK]).expect("a socket");
+        let mut ours = SocketAddr::new(0, 0);
+        events.socket.get_address(&mut ours).expect("it is bound");
+        let mut liar = Socket::new(netlink_sys::protocols::NETLINK_ROUTE).expect("a socket");
+        liar.bind_auto().expect("a port");
+        let mut header = [0; IFINFO_LEN];
+        header[4] = 1;
+        let lie = Message::new(RTM_DELLINK, 0, &header).seal(1);
+        let sent = liar.send_to(&lie, &ours, 0).expect("root may");
+        assert_eq!(sent, lie.len());
+        let received = events.receive().expect("a datagram");
+        assert!(matches!(received, Received::Messages(news) if news.is_empty()));
+        assert!(matches!(events.receive(), Ok(Received::Empty)));
+        sh("ip link set lo down");
+        let received = events.receive().expect("a datagram");
+        assert!(matches!(received, Received::Messages(news) if news.iter().any(|m| m.kind == RTM_NEWLINK)));
     }
 
     #[test]

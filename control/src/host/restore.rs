@@ -215,6 +215,11 @@ impl Changes {
             Ok(None) => self.originals = Originals::none(&self.link, host.netns()),
             Err(error) => failures.push(error),
         }
+        // It may have gone meanwhile.
+        if !failures.is_empty() && matches!(host.link_by_index(self.link.ifindex), Ok(None)) {
+            failures.clear();
+            self.originals = Originals::none(&self.link, host.netns());
+        }
         let outcome = if self.originals.is_empty() {
             self.journal.remove()
         } else {

@@ -128,6 +128,23 @@ mod tests {
     }
 
     #[test]
+    fn news_that_are_lost_are_not_waited_for() {
+        isolate();
+        sh("ip link add doomed type veth peer name peer");
+        let ifindex = sh("ip -o link show doomed | cut -d: -f1");
+        let ifindex = IfIndex(ifindex.trim().parse().expect("a number"));
+        let unlinker = Unlinker::open().expect("sockets");
+        unlinker.events.shrink().expect("it can be smaller");
+        // Full before anything is deleted: the kernel drops what it says of that.
+        for _ in 0..3 {
+            sh("ip link set lo down && ip link set lo up");
+        }
+        assert!(unlinker.delete(ifindex).expect("it can be deleted"));
+        let left = names();
+        assert!(!left.contains("doomed") && !left.contains("peer"), "{left}");
+    }
+
+    #[test]
     fn what_the_kernel_refuses_is_told() {
         isolate();
         let loopback = Unlinker::open().expect("sockets").delete(IfIndex(1));

@@ -52,9 +52,9 @@ pub use table::TableMemory;
 pub use tap::{TapDevice, TapError, TapPort};
 pub use umem::{Backing, HEADROOM, HugePages, RegionId, Umem, UmemError, UmemGeometry};
 pub use vhost::{
-    CallError, DirtyLog, GuestMemory, GuestMemoryError, Inflight, InflightRegion, MAX_REGIONS, NoEvent,
-    RegionSpec, RingFile, RingRecord, VhostConfig, VhostPort, VringConfig, VringError, call,
-    calls_never_wait, check_event,
+    CallError, DirtyLog, GuestMemory, GuestMemoryError, GuestShare, Inflight, InflightRegion, MAX_REGIONS,
+    NoEvent, NoShare, RegionSpec, RingFile, RingRecord, VhostConfig, VhostPort, VringConfig, VringError,
+    call, calls_never_wait, check_event,
 };
 pub use xsk::{
     AfXdpPort, AfXdpReport, AttachMode, BusyPoll, ForeignProgram, Interface, ModeRequest, Parked, PodLink,

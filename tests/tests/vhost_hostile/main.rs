@@ -83,3 +83,27 @@ fn descriptors_that_are_short_are_waited_for() {
     descriptors::are_waited_for(&scene, &mut daemon);
     daemon.stop();
 }
+
+/// What one process can map of guests is bounded: where some take all of it that they get, others have their share.
+#[test]
+fn who_maps_all_there_is_keeps_nobody_from_connecting() {
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new();
+    let greedy = || (0..20).map(|n| format!("h{n}"));
+    let daemon = scene.daemon_of(greedy().chain(["one".to_owned(), "other".to_owned()]));
+    let mut left = 64u64 << 40;
+    let hostile: Vec<_> = greedy()
+        .map(|port| {
+            let part = left / 16;
+            left -= part;
+            memory::holds(&scene, &port, (32 << 30) + part)
+        })
+        .collect();
+    let (mut one, mut other) = (scene.start_guest("one", 1), scene.start_guest("other", 2));
+    one.send(other.mac, 0..5);
+    assert_eq!(other.receive(one.mac, 5), [0, 1, 2, 3, 4]);
+    drop((one, other, hostile));
+    daemon.stop();
+}

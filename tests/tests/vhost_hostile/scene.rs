@@ -82,7 +82,7 @@ pub struct Running {
     pub guest: Guest,
     /// Ends the connection when it goes.
     _front: FrontEnd,
-    mac: [u8; 6],
+    pub mac: [u8; 6],
 }
 
 pub fn options(packed: bool) -> GuestOptions {
@@ -169,11 +169,16 @@ impl Scene {
     }
 
     pub fn daemon(&self) -> Daemon<'_> {
-        let port = |name: &&str| {
-            let socket = self.path(name).display().to_string();
+        self.daemon_of(HOSTILE.into_iter().chain(OTHERS).map(str::to_owned))
+    }
+
+    /// With ports of these names.
+    pub fn daemon_of(&self, names: impl Iterator<Item = String>) -> Daemon<'_> {
+        let port = |name: String| {
+            let socket = self.path(&name).display().to_string();
             format!("  {name}: {{kind: vhost-user, socket: '{socket}', access: lan}}\n")
         };
-        let ports: String = HOSTILE.iter().chain(&OTHERS).map(port).collect();
+        let ports: String = names.map(port).collect();
         Daemon::start(
             &self.ns,
             &format!("ports:\n{ports}bridge-domains:\n  lan: {{}}\n"),

@@ -285,6 +285,11 @@ impl Device {
         Ok(())
     }
 
+    fn slots_so_far(&self) -> GuestMemory {
+        let none = || GuestMemory::new(&self.shared.share);
+        self.memory.as_deref().cloned().unwrap_or_else(none)
+    }
+
     fn use_memory(&mut self, memory: GuestMemory, slots: bool) -> Result<()> {
         self.change_all(|device| {
             device.memory = Some(Arc::new(memory));
@@ -390,7 +395,10 @@ impl VhostUserBackendReqHandlerMut for Device {
     ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
         let files: Vec<OwnedFd> = files.into_iter().map(shared).collect::<Result<_>>()?;
         let regions = regions.iter().map(spec).zip(files);
-        let memory = GuestMemory::map(regions).map_err(wrong)?;
+        // What was before goes first: the port's share need not have room for both.
+        self.take_all()?;
+        self.memory = None;
+        let memory = GuestMemory::map(&self.shared.share, regions).map_err(wrong)?;
         self.use_memory(memory, false)?;
         Ok(None)
     }
@@ -525,7 +533,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         let (queues, size) = (given.num_queues, given.queue_size);
         self.check_inflight(queues, size)?;
         let (bytes, offset) = (given.mmap_size, given.mmap_offset);
-        let buffer = Inflight::map(bytes, offset, queues, size, shared(file)?).map_err(wrong)?;
+        let buffer =
+            Inflight::map(&self.shared.share, bytes, offset, queues, size, shared(file)?).map_err(wrong)?;
         self.change_all(|device| device.inflight = Some(Arc::new(buffer)))
     }
 
@@ -539,14 +548,14 @@ impl VhostUserBackendReqHandlerMut for Device {
         fd: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
-        let before = self.memory.as_deref().cloned().unwrap_or_default();
+        let before = self.slots_so_far();
         let memory = before.with(spec(region), shared(fd)?).map_err(wrong)?;
         self.use_memory(memory, true)?;
         Ok(None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let before = self.memory.as_deref().cloned().unwrap_or_default();
+        let before = self.slots_so_far();
         let memory = before.without(spec(region)).ok_or_else(|| {
             wrong(format_args!(
                 "there is no memory region {:?} to remove",
@@ -575,7 +584,7 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
         let (bytes, offset) = (log.mmap_size, log.mmap_offset);
-        let log = DirtyLog::map(bytes, offset, shared(file)?).map_err(wrong)?;
+        let log = DirtyLog::map(&self.shared.share, bytes, offset, shared(file)?).map_err(wrong)?;
         self.change_all(|device| device.log = Some(Arc::new(log)))
     }
 }

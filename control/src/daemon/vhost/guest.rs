@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clearway_config::{Name, Port};
-use clearway_io::{EventFd, RingFile, Umem};
+use clearway_io::{EventFd, GuestShare, RingFile, Umem};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::device::Device;
@@ -63,6 +63,8 @@ pub(super) struct Shared {
     mtu_limit: Mutex<Option<u16>>,
     /// Where packed rings are.
     pub(super) records: Arc<RingFile>,
+    /// What its guests may map.
+    pub(super) share: GuestShare,
     /// Questions to the control thread that the front-end was not charged for yet.
     asked: AtomicU32,
     ended: std::sync::atomic::AtomicBool,
@@ -76,6 +78,7 @@ impl Shared {
             fault: Mutex::default(),
             mtu_limit: Mutex::new(mtu_limit),
             records,
+            share: GuestShare::new(),
             asked: AtomicU32::new(0),
             ended: false.into(),
             wake,

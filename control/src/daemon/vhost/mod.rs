@@ -36,6 +36,7 @@ mod vring;
 
 pub(super) use guest::Guest;
 pub(super) use records::{remove as remove_record, remove_old as remove_old_records};
+pub(crate) use socket::remove_stale as remove_stale_socket;
 
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::time::Duration;

@@ -12,6 +12,7 @@
 
 use super::memory::{GuestMemory, GuestMemoryError, RegionSpec};
 use super::ring::{RingPart, Used};
+use super::share::GuestShare;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
@@ -51,11 +52,12 @@ impl Inflight {
         (usize::from(queues) * region_bytes(queue_size, true)) as u64
     }
 
-    /// Maps `bytes` at an offset of a file, which is closed.
+    /// Maps `bytes` at an offset of a file, which is closed, out of a port's share.
     ///
     /// # Errors
     /// [`GuestMemoryError`] if that is impossible.
     pub fn map(
+        share: &GuestShare,
         bytes: u64,
         offset: u64,
         queues: u16,
@@ -69,7 +71,7 @@ impl Inflight {
             mmap_offset: offset,
         };
         Ok(Self {
-            memory: GuestMemory::map([(spec, file)])?,
+            memory: GuestMemory::map(share, [(spec, file)])?,
             queues,
             queue_size,
         })

@@ -8,6 +8,7 @@
 
 use super::memory::{GuestMemory, GuestMemoryError, RegionSpec};
 use super::ring::RingPart;
+use super::share::GuestShare;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,18 +24,18 @@ pub struct DirtyLog {
 }
 
 impl DirtyLog {
-    /// Maps `bytes` at an offset of a file, which is closed.
+    /// Maps `bytes` at an offset of a file, which is closed, out of a port's share.
     ///
     /// # Errors
     /// [`GuestMemoryError`] if that is impossible.
-    pub fn map(bytes: u64, offset: u64, file: OwnedFd) -> Result<Self, GuestMemoryError> {
+    pub fn map(share: &GuestShare, bytes: u64, offset: u64, file: OwnedFd) -> Result<Self, GuestMemoryError> {
         let spec = RegionSpec {
             guest_address: 0,
             size: bytes,
             user_address: 0,
             mmap_offset: offset,
         };
-        let memory = GuestMemory::map([(spec, file)])?;
+        let memory = GuestMemory::map(share, [(spec, file)])?;
         let why = "it is larger than an address space";
         let bits = usize::try_from(bytes)
             .ok()

@@ -9,23 +9,15 @@
 //! ever gets a reference to it, only checked addresses to copy from and to. A file that is cut short behind our back
 //! answers with SIGBUS: see `sigbus.rs`.
 
+use super::share::{GuestShare, NoShare, Taken};
 use super::sigbus::{self, Watched};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Most regions of a guest: what SET_MEM_TABLE carries at most is 8; memory slots are added one by one.
 pub const MAX_REGIONS: usize = 64;
-
-/// Most addresses that mappings of one guest take up. A file can be sparse: it costs who shares it nothing.
-const MOST_OF_A_GUEST: usize = 4 << 40;
-/// Most that those of all guests do: half of what a process has. Without addresses left, the next allocation would end
-/// the process.
-const MOST_OF_ALL: usize = 64 << 40;
-/// What they do now.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A region as the front-end describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +51,14 @@ pub enum GuestMemoryError {
         /// The file's size in bytes.
         file: u64,
     },
+    /// The port may not have so much.
+    #[error("memory region {spec:?} is too much: {source}")]
+    Share {
+        /// The region.
+        spec: RegionSpec,
+        /// How much it may have.
+        source: NoShare,
+    },
     /// The kernel refused.
     #[error("mapping memory region {spec:?} failed: {source}")]
     Map {
@@ -69,38 +69,17 @@ pub enum GuestMemoryError {
     },
 }
 
-/// Addresses that are taken up until it is dropped.
-struct Addresses {
-    of: &'static AtomicUsize,
-    bytes: usize,
-}
-
-impl Addresses {
-    /// None if it would be more than there may be.
-    fn take(of: &'static AtomicUsize, bytes: usize) -> Option<Self> {
-        let within = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= MOST_OF_ALL);
-        of.fetch_update(Relaxed, Relaxed, within).ok()?;
-        Some(Self { of, bytes })
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 /// One region, mapped as long as somebody uses it.
 pub(crate) struct Mapping {
     pub(crate) spec: RegionSpec,
     /// The region's first byte.
     pub(crate) base: NonNull<u8>,
-    /// The mapping: whole pages from the file's start.
+    /// The mapping: whole pages.
     start: NonNull<u8>,
     bytes: usize,
     watched: Watched,
     /// Given back last, when nothing is mapped there any more.
-    _addresses: Addresses,
+    _taken: Taken,
 }
 
 // SAFETY: the memory is shared with the guest anyway and is only reached by copying through raw pointers.
@@ -109,8 +88,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// `mapped` bytes are the guest's already.
-    fn new(spec: RegionSpec, file: &OwnedFd, mapped: usize) -> Result<Self, GuestMemoryError> {
+    fn new(share: &GuestShare, spec: RegionSpec, file: &OwnedFd) -> Result<Self, GuestMemoryError> {
         let wrong = |why| GuestMemoryError::Region { spec, why };
         if spec.size == 0 {
             return Err(wrong("it is empty"));
@@ -127,19 +105,15 @@ impl Mapping {
         }
         let page = page_size(file).map_err(|source| GuestMemoryError::Map { spec, source })?;
         // The kernel maps whole pages.
-        let bytes = usize::try_from(end)
+        let first = spec.mmap_offset - spec.mmap_offset % page as u64;
+        let bytes = usize::try_from(end - first)
             .ok()
-            .and_then(|end| end.checked_next_multiple_of(page));
+            .and_then(|bytes| bytes.checked_next_multiple_of(page));
         let bytes = bytes.ok_or(wrong("it is larger than an address space"))?;
-        if bytes > MOST_OF_A_GUEST.saturating_sub(mapped) {
-            return Err(wrong(
-                "with the guest's other regions it takes up more than 4 TiB of addresses, counted from the start of each file",
-            ));
-        }
-        let addresses = Addresses::take(&TAKEN, bytes).ok_or(wrong(
-            "guests take up 64 TiB of addresses already, half of what the daemon has; stop one with that much",
-        ))?;
-        // From the file's start: a hugetlbfs file takes offsets of whole huge pages only.
+        let offset = libc::off_t::try_from(first).map_err(|_| wrong("it is larger than a file can be"))?;
+        let taken = share
+            .take(bytes as u64)
+            .map_err(|source| GuestMemoryError::Share { spec, source })?;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
         let start = unsafe {
             libc::mmap(
@@ -148,7 +122,7 @@ impl Mapping {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_NORESERVE,
                 file.as_raw_fd(),
-                0,
+                offset,
             )
         };
         let start = match NonNull::new(start.cast::<u8>()) {
@@ -158,14 +132,12 @@ impl Mapping {
                 return Err(GuestMemoryError::Map { spec, source });
             }
         };
-        // SAFETY: mmap_offset < bytes.
-        let base = unsafe { start.add(spec.mmap_offset as usize) };
+        // SAFETY: less than a page into it, and the region has bytes behind.
+        let base = unsafe { start.add((spec.mmap_offset - first) as usize) };
         let Some(watched) = sigbus::watch(start.as_ptr() as usize, bytes, page) else {
             // SAFETY: the mapping was made just now, and nobody has an address in it.
             unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
-            return Err(wrong(
-                "4,096 regions of guests are mapped already, which is the most",
-            ));
+            return Err(wrong("as many regions as can be watched are mapped already"));
         };
         Ok(Self {
             spec,
@@ -173,7 +145,7 @@ impl Mapping {
             start,
             bytes,
             watched,
-            _addresses: addresses,
+            _taken: taken,
         })
     }
 }
@@ -214,18 +186,31 @@ fn file_size(file: &OwnedFd) -> io::Result<u64> {
 }
 
 /// All memory of a guest. It never changes: regions that are added or removed make a new one, which shares the others.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct GuestMemory {
+    share: GuestShare,
     pub(crate) regions: Vec<Arc<Mapping>>,
 }
 
 impl GuestMemory {
-    /// Maps regions; their descriptors are closed.
+    /// None, out of a port's share.
+    #[must_use]
+    pub fn new(share: &GuestShare) -> Self {
+        Self {
+            share: share.clone(),
+            regions: Vec::new(),
+        }
+    }
+
+    /// Maps regions out of a port's share; their descriptors are closed.
     ///
     /// # Errors
     /// [`GuestMemoryError`] if one is impossible, overlaps another or can't be mapped.
-    pub fn map(regions: impl IntoIterator<Item = (RegionSpec, OwnedFd)>) -> Result<Self, GuestMemoryError> {
-        let mut memory = Self::default();
+    pub fn map(
+        share: &GuestShare,
+        regions: impl IntoIterator<Item = (RegionSpec, OwnedFd)>,
+    ) -> Result<Self, GuestMemoryError> {
+        let mut memory = Self::new(share);
         for (spec, file) in regions {
             memory = memory.with(spec, file)?;
         }
@@ -241,8 +226,7 @@ impl GuestMemory {
             let why = "there are 64 regions already";
             return Err(GuestMemoryError::Region { spec, why });
         }
-        let mapped = self.regions.iter().map(|region| region.bytes).sum();
-        let mapping = Mapping::new(spec, &file, mapped)?;
+        let mapping = Mapping::new(&self.share, spec, &file)?;
         let overlap = |a: u64, b: u64, size: u64| a < b + size && b < a + spec.size;
         if self.regions.iter().any(|region| {
             let other = region.spec;
@@ -255,7 +239,8 @@ impl GuestMemory {
         let mut regions = self.regions.clone();
         regions.push(Arc::new(mapping));
         regions.sort_by_key(|region| region.spec.guest_address);
-        Ok(Self { regions })
+        let share = self.share.clone();
+        Ok(Self { share, regions })
     }
 
     /// The same without a region (REM_MEM_REG). None if there is none with this guest address, user address and size.
@@ -264,7 +249,8 @@ impl GuestMemory {
         let key = |spec: &RegionSpec| (spec.guest_address, spec.user_address, spec.size);
         let mut regions = self.regions.clone();
         regions.retain(|region| key(&region.spec) != key(&spec));
-        (regions.len() < self.regions.len()).then_some(Self { regions })
+        let share = self.share.clone();
+        (regions.len() < self.regions.len()).then_some(Self { share, regions })
     }
 
     /// Number of regions.
@@ -318,16 +304,43 @@ impl std::fmt::Debug for GuestMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::unistd::ftruncate;
 
+    /// A process has 65,530 mappings by default. Without one the handler could not go on.
     #[test]
-    fn addresses_are_bounded_and_come_back() {
-        static ALL: AtomicUsize = AtomicUsize::new(0);
-        let take = |bytes| Addresses::take(&ALL, bytes);
-        let guests: Vec<_> = (0..16).map_while(|_| take(MOST_OF_A_GUEST)).collect();
-        assert_eq!(guests.len(), 16);
-        assert!(take(1).is_none() && take(usize::MAX).is_none());
-        drop(guests);
-        assert_eq!(ALL.load(Relaxed), 0);
-        assert!(take(MOST_OF_ALL).is_some());
+    fn what_is_cut_short_is_not_one_mapping_for_each_page() {
+        let page = 4096_u64;
+        let file = memfd_create(c"cut", MFdFlags::empty()).expect("memfd");
+        ftruncate(&file, (100 * page) as i64).expect("size");
+        let spec = RegionSpec {
+            guest_address: 0,
+            size: 100 * page,
+            user_address: 0,
+            mmap_offset: 0,
+        };
+        let memory = GuestMemory::map(
+            &GuestShare::new(),
+            [(spec, file.try_clone().expect("descriptor"))],
+        )
+        .expect("memory");
+        let at = |page_index| memory.at_user(page_index * page, 8).expect("in the region");
+        let range = at(0).as_ptr() as usize..at(0).as_ptr() as usize + spec.size as usize;
+        ftruncate(&file, 10 * page as i64).expect("shorter");
+        for index in (11..100).rev().step_by(2).chain([5]) {
+            // SAFETY: inside the mapping.
+            assert_eq!(unsafe { at(index).as_ptr().read_volatile() }, 0);
+        }
+        assert!(memory.is_torn());
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+        let within = maps.lines().filter(|line| {
+            let start = line
+                .split('-')
+                .next()
+                .and_then(|hex| usize::from_str_radix(hex, 16).ok());
+            start.is_some_and(|start| range.contains(&start))
+        });
+        // What is left of the file, and the zeros behind it.
+        assert_eq!(within.count(), 2, "{maps}");
     }
 }

@@ -38,7 +38,9 @@ pub(crate) enum Violation {
     ReadableReceive,
     #[error("a buffer to receive into of {len} bytes: not even the header fits")]
     ReceiveTooSmall { len: u32 },
-    #[error("the guest's memory is backed by a file that became shorter")]
+    #[error(
+        "the guest's memory is backed by a file that became shorter, or by a tmpfs or huge pages of which none is left"
+    )]
     TornMemory,
 }
 

@@ -1,15 +1,18 @@
 //! Guests' files that get shorter while they are mapped here: the kernel answers an access behind the new end with
 //! SIGBUS, which would end the process.
 //!
-//! The handler maps a page of zeros over the one that is gone and notes that the range is torn; the access then goes
-//! on, and the port that finds the note faults. It calls nothing but mmap(2), which is safe in a handler, and looks
-//! only at atomics. A SIGBUS anywhere else ends the process as it would have without us.
+//! The handler maps zeros over the page that is gone and all behind it, and notes that the range is torn; the access
+//! then goes on, and the port that finds the note faults. All behind it, as it is gone too, and page by page each would be
+//! a mapping of its own, of which a process has 65,530 (vm.max_map_count): a guest could use them up within a turn or
+//! two, and the handler would have none. It calls nothing but mmap(2), which is safe in a handler, and looks only at
+//! atomics. A SIGBUS anywhere else ends the process as it would have without us.
 
+use super::share::MOST_REGIONS;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Ranges that can be watched at a time: 1,000 guests of 64 regions would be more, of the usual one to three not.
-const SLOTS: usize = 4096;
+/// Ranges that can be watched at a time: all that ports may have.
+const SLOTS: usize = MOST_REGIONS;
 
 struct Slot {
     /// First address; 0: free. Claimed with 1, which no mapping has.
@@ -94,9 +97,9 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         );
         // The same before and after: what was read belongs together.
         let same = slot.start.load(Ordering::Acquire) == start;
-        (start > 1 && same && (start..end).contains(&address)).then_some((slot, page))
+        (start > 1 && same && (start..end).contains(&address)).then_some((slot, end, page))
     });
-    if let Some((slot, page)) = hit {
+    if let Some((slot, end, page)) = hit {
         slot.torn.store(true, Ordering::Relaxed);
         ANY.store(true, Ordering::Relaxed);
         // The code that was interrupted may be about to read it.
@@ -105,24 +108,32 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         // SAFETY: the thread's own, which nobody else touches.
         let before = unsafe { errno.read() };
         // A whole page of the mapping: of hugetlbfs nothing smaller can be replaced. A mapping begins at a page's start.
-        // SAFETY: replaces a page of a guest's mapping, which is reached by copying only, by zeros.
-        let zeros = unsafe {
-            libc::mmap(
-                (address & !(page - 1)) as *mut libc::c_void,
-                page,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
-        };
+        let first = address & !(page - 1);
+        // One page if the kernel counts what is reserved (vm.overcommit_memory = 2) and that is too much.
+        let replaced = zeros(first, end - first) || zeros(first, page);
         // SAFETY: as above.
         unsafe { errno.write(before) };
-        if zeros != libc::MAP_FAILED {
+        if replaced {
             return;
         }
     }
     // Not ours: what SIGBUS does by default, at the same instruction.
     // SAFETY: resets the disposition; the access is repeated and ends the process.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+/// Replaces pages of a guest's mapping by zeros. False if the kernel refuses.
+fn zeros(start: usize, bytes: usize) -> bool {
+    // SAFETY: the pages are of a mapping that is watched, and is reached by copying only.
+    let zeros = unsafe {
+        libc::mmap(
+            start as *mut libc::c_void,
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    zeros != libc::MAP_FAILED
 }

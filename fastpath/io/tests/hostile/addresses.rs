@@ -2,7 +2,7 @@
 
 use crate::bed::frame;
 use crate::scene::{Behaviour, Expect, Kind, Scene, linked, readable, writable};
-use clearway_io::{GuestMemory, VhostConfig};
+use clearway_io::{GuestMemory, GuestShare, VhostConfig};
 use std::sync::Arc;
 
 const OUTSIDE: Expect = Expect::Fault("which are not in the guest's memory");
@@ -227,7 +227,7 @@ fn hole(s: &mut Scene, act: impl FnOnce(&mut Scene, u64)) {
         .map(|&i| &s.guest.ram.regions()[i])
         .map(|r| (crate::bed::region(r), r.fd()))
         .collect();
-    let memory = Arc::new(GuestMemory::map(regions).expect("memory"));
+    let memory = Arc::new(GuestMemory::map(&GuestShare::new(), regions).expect("memory"));
     s.reopen(|config: &mut VhostConfig| config.memory = memory);
     let hole = s.guest.ram.regions()[1].guest;
     act(s, hole);

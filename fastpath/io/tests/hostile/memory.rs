@@ -2,7 +2,7 @@
 
 use crate::bed::{WHOLE, bytes, frame, region};
 use crate::scene::{Behaviour, Expect, Kind, Scene, readable, writable};
-use clearway_io::{FrameBatch, GuestMemory, Port, RegionSpec};
+use clearway_io::{FrameBatch, GuestMemory, GuestShare, Port, RegionSpec};
 use clearway_virtio_mock::RamRegion;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn maps(s: &mut Scene, change: impl Fn(&mut RegionSpec, &RamRegion), file: Owned
     };
     let mut spec = region(second);
     change(&mut spec, first);
-    let result = GuestMemory::map([(region(first), first.fd()), (spec, file)]);
+    let result = GuestMemory::map(&GuestShare::new(), [(region(first), first.fd()), (spec, file)]);
     s.refusal = result.err().map(|error| error.to_string());
     s.port = None;
 }
@@ -232,7 +232,7 @@ pub const ALL: &[Behaviour] = &[
         expect: Expect::Refused("there are 64 regions already"),
         kind: Kind::Split,
         act: |s| {
-            let mut memory = GuestMemory::default();
+            let mut memory = GuestMemory::new(&GuestShare::new());
             s.port = None;
             for i in 0..65u64 {
                 let one = RegionSpec {
@@ -256,7 +256,7 @@ pub const ALL: &[Behaviour] = &[
         kind: Kind::Both,
         act: |s| {
             let regions = s.guest.ram.regions()[1..].iter().map(|r| (region(r), r.fd()));
-            let memory = Arc::new(GuestMemory::map(regions).expect("memory"));
+            let memory = Arc::new(GuestMemory::map(&GuestShare::new(), regions).expect("memory"));
             s.reopen(|config| config.memory = memory);
         },
     },

@@ -4,8 +4,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 use clearway_io::{
-    Frame, FrameBatch, GuestMemory, HugePages, PoolSet, Port, RegionSpec, TxCounts, Umem, UmemGeometry,
-    VhostConfig, VhostPort, VringConfig,
+    Frame, FrameBatch, GuestMemory, GuestShare, HugePages, PoolSet, Port, RegionSpec, TxCounts, Umem,
+    UmemGeometry, VhostConfig, VhostPort, VringConfig,
 };
 use clearway_virtio_mock::{GuestRam, NetHeader, Queue, RamRegion, Received, Shape, feature};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub fn region(region: &RamRegion) -> RegionSpec {
 /// A guest's memory, mapped.
 pub fn memory(ram: &GuestRam) -> Arc<GuestMemory> {
     let regions = ram.regions().iter().map(|r| (region(r), r.fd()));
-    Arc::new(GuestMemory::map(regions).expect("memory"))
+    Arc::new(GuestMemory::map(&GuestShare::new(), regions).expect("memory"))
 }
 
 /// A ring of a guest that has just started.

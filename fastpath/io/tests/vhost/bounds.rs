@@ -1,7 +1,7 @@
 //! What one guest may take of a worker's time, and what its memory may do to the process.
 
 use super::bed::{Bed, GuestOptions, WHOLE, config, frame, region};
-use clearway_io::{Frame, FrameBatch, GuestMemory, Port, RegionSpec, VhostPort};
+use clearway_io::{Frame, FrameBatch, GuestMemory, GuestShare, Port, RegionSpec, VhostPort};
 use clearway_virtio_mock::{Guest, Raw, Shape, desc_flag, feature};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
@@ -180,7 +180,7 @@ fn a_file_of_huge_pages_that_is_cut_ends_a_connection_and_not_the_process() {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     let file = memfd_create(c"huge", MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB).expect("memfd");
     let file = File::from(file);
-    file.set_len(2 << 20).expect("size");
+    file.set_len(4 << 20).expect("size");
     let mut bed = Bed::new(64);
     let mut guest = Guest::new(&GuestOptions::default());
     let mut config = config(&guest);
@@ -188,11 +188,11 @@ fn a_file_of_huge_pages_that_is_cut_ends_a_connection_and_not_the_process() {
         guest_address: 1 << 40,
         size: 65536,
         user_address: 1 << 45,
-        mmap_offset: 0,
+        mmap_offset: (2 << 20) + 65536,
     };
     let own = guest.ram.regions().iter().map(|r| (region(r), r.fd()));
     let all = own.chain([(extra, file.try_clone().expect("descriptor").into())]);
-    config.memory = Arc::new(GuestMemory::map(all).expect("memory"));
+    config.memory = Arc::new(GuestMemory::map(&GuestShare::new(), all).expect("memory"));
     let mut port = VhostPort::new(config, &bed.umem).expect("port");
     file.set_len(0).expect("cut");
     let raw = Raw {

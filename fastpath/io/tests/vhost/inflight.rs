@@ -14,7 +14,15 @@ fn buffer() -> RamRegion {
 
 /// A back-end that was just started, and is told where the rings began long ago.
 fn tracked(guest: &Guest, buffer: &RamRegion, bases: [u32; 2]) -> VhostConfig {
-    let map = Inflight::map(buffer.size, buffer.offset, 2, 256, buffer.fd()).expect("a buffer");
+    let map = Inflight::map(
+        &clearway_io::GuestShare::new(),
+        buffer.size,
+        buffer.offset,
+        2,
+        256,
+        buffer.fd(),
+    )
+    .expect("a buffer");
     let map = Arc::new(map);
     let mut config = config(guest);
     for (index, ring) in [&mut config.receive, &mut config.transmit]
@@ -278,8 +286,15 @@ fn a_buffer_that_does_not_fit_is_refused() {
         });
         let refused = |buffer: &RamRegion, queues: u16, entries: u16| {
             let mut config = tracked(&guest, buffer, bases(&guest));
-            let map =
-                Inflight::map(buffer.size, buffer.offset, queues, entries, buffer.fd()).expect("mapped");
+            let map = Inflight::map(
+                &clearway_io::GuestShare::new(),
+                buffer.size,
+                buffer.offset,
+                queues,
+                entries,
+                buffer.fd(),
+            )
+            .expect("mapped");
             let map = Arc::new(map);
             for ring in [&mut config.receive, &mut config.transmit].into_iter().flatten() {
                 let index = ring.inflight.take().map_or(0, |region| region.index);

@@ -26,7 +26,7 @@ fn log(guest: &Guest) -> RamRegion {
 fn logged(guest: &Guest, log: &RamRegion) -> VhostConfig {
     let mut config = config(guest);
     config.features |= LOG_ALL;
-    let map = DirtyLog::map(log.size, log.offset, log.fd()).expect("a log");
+    let map = DirtyLog::map(&clearway_io::GuestShare::new(), log.size, log.offset, log.fd()).expect("a log");
     config.log = Some(Arc::new(map));
     let pair = &guest.pairs[0];
     for (ring, queue) in [(&mut config.receive, &pair.rx), (&mut config.transmit, &pair.tx)] {
@@ -180,7 +180,7 @@ fn a_log_without_room_is_refused() {
     let log = log(&guest);
     let mut short = logged(&guest, &log);
     let bytes = guest.ram.end() / PAGE / 8 - 1;
-    let map = DirtyLog::map(bytes, log.offset, log.fd()).expect("a log");
+    let map = DirtyLog::map(&clearway_io::GuestShare::new(), bytes, log.offset, log.fd()).expect("a log");
     short.log = Some(Arc::new(map));
     let error = VhostPort::new(short, &bed.umem).err();
     assert!(matches!(error, Some(VringError::Log { .. })), "{error:?}");
@@ -190,7 +190,15 @@ fn a_log_without_room_is_refused() {
         let error = VhostPort::new(config, &bed.umem).err();
         assert!(matches!(error, Some(VringError::Log { .. })), "{error:?}");
     }
-    assert!(DirtyLog::map(log.size + 2 * PAGE, log.offset, log.fd()).is_err());
+    assert!(
+        DirtyLog::map(
+            &clearway_io::GuestShare::new(),
+            log.size + 2 * PAGE,
+            log.offset,
+            log.fd()
+        )
+        .is_err()
+    );
 }
 
 #[test]

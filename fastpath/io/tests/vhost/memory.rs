@@ -1,7 +1,9 @@
 //! Guests whose memory comes in parts.
 
 use super::bed::{Bed, Guest, GuestOptions, WHOLE, config, frame, memory, plain_frames, region, vring};
-use clearway_io::{FrameBatch, GuestMemory, GuestMemoryError, Port, VhostConfig, VhostPort, VringError};
+use clearway_io::{
+    FrameBatch, GuestMemory, GuestMemoryError, GuestShare, Port, VhostConfig, VhostPort, VringError,
+};
 use clearway_virtio_mock::{Segment, feature};
 
 /// Three regions in three files, in another order in the front-end's addresses than in the guest's.
@@ -166,7 +168,7 @@ fn regions_come_and_go() {
     let [first, second, third] = guest.ram.regions() else {
         panic!("three")
     };
-    let one = GuestMemory::map([(region(first), first.fd())]).expect("memory");
+    let one = GuestMemory::map(&GuestShare::new(), [(region(first), first.fd())]).expect("memory");
     let two = one.with(region(third), third.fd()).expect("memory");
     let three = two.with(region(second), second.fd()).expect("memory");
     assert_eq!((one.regions(), two.regions(), three.regions()), (1, 2, 3));
@@ -214,7 +216,11 @@ fn a_guest_whose_memory_grew_goes_on() {
     let [first, second, third] = guest.ram.regions() else {
         panic!("three")
     };
-    let two = GuestMemory::map([(region(first), first.fd()), (region(second), second.fd())]).expect("memory");
+    let two = GuestMemory::map(
+        &GuestShare::new(),
+        [(region(first), first.fd()), (region(second), second.fd())],
+    )
+    .expect("memory");
     let three = two.with(region(third), third.fd()).expect("memory");
     let mut whole = config(&guest);
     whole.memory = std::sync::Arc::new(two);
@@ -242,4 +248,67 @@ fn a_guest_whose_memory_grew_goes_on() {
     );
     drop(port);
     bed.finish();
+}
+
+/// A file of so many bytes of which nothing is there: it costs who shares it nothing.
+fn sparse(bytes: u64) -> std::os::fd::OwnedFd {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let file = memfd_create(c"sparse", MFdFlags::empty()).expect("memfd");
+    nix::unistd::ftruncate(&file, bytes as i64).expect("size");
+    file
+}
+
+/// `count` regions of `size` bytes, one behind the other.
+fn regions(count: u64, size: u64) -> impl Iterator<Item = clearway_io::RegionSpec> {
+    (0..count).map(move |i| clearway_io::RegionSpec {
+        guest_address: i * size,
+        user_address: i * size,
+        size,
+        mmap_offset: 0,
+    })
+}
+
+#[test]
+fn guests_that_take_all_they_get_leave_something_to_each_other_port() {
+    let huge = sparse(16 << 40);
+    // Each takes the most that it gets, by halves.
+    let greedy: Vec<_> = (0..100)
+        .map(|_| {
+            let mut memory = GuestMemory::new(&GuestShare::new());
+            for (i, shift) in (20..=44).rev().enumerate() {
+                let spec = clearway_io::RegionSpec {
+                    guest_address: (i as u64) << 48,
+                    user_address: (i as u64) << 48,
+                    size: 1 << shift,
+                    mmap_offset: 0,
+                };
+                if let Ok(more) = memory.with(spec, huge.try_clone().expect("fd")) {
+                    memory = more;
+                }
+            }
+            memory
+        })
+        .collect();
+    let next = regions(8, 4 << 30).map(|spec| (spec, huge.try_clone().expect("fd")));
+    GuestMemory::map(&GuestShare::new(), next).expect("32 GiB for the next port");
+    drop(greedy);
+}
+
+#[test]
+fn guests_of_many_regions_leave_some_to_each_other_port() {
+    let file = sparse(1 << 30);
+    let many: Vec<_> = (0..400)
+        .map(|_| {
+            let mut memory = GuestMemory::new(&GuestShare::new());
+            for spec in regions(64, 4096) {
+                if let Ok(more) = memory.with(spec, file.try_clone().expect("fd")) {
+                    memory = more;
+                }
+            }
+            memory
+        })
+        .collect();
+    let next = regions(8, 4096).map(|spec| (spec, file.try_clone().expect("fd")));
+    GuestMemory::map(&GuestShare::new(), next).expect("8 regions for the next port");
+    drop(many);
 }
