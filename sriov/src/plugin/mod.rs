@@ -1,0 +1,28 @@
+//! The kubelet's device plugin: pools of functions and of fast-path ports that pods ask for by name.
+
+pub mod api;
+
+#[cfg(test)]
+mod tests {
+    use super::api::v1beta1::{AllocateResponse, ContainerAllocateResponse, Device};
+    use prost::Message;
+
+    /// Numbers and wire types as the documented interface has them: what another implementation reads.
+    #[test]
+    fn messages_have_the_documented_numbers() {
+        let device = Device {
+            id: "a".into(),
+            health: "Healthy".into(),
+            topology: None,
+        };
+        assert_eq!(device.encode_to_vec(), b"\x0a\x01a\x12\x07Healthy");
+        let container = ContainerAllocateResponse {
+            cdi_devices: vec![super::api::v1beta1::CdiDevice { name: "v/c=n".into() }],
+            ..Default::default()
+        };
+        let response = AllocateResponse {
+            container_responses: vec![container],
+        };
+        assert_eq!(response.encode_to_vec(), b"\x0a\x09\x2a\x07\x0a\x05v/c=n");
+    }
+}
