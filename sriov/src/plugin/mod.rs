@@ -1,6 +1,12 @@
 //! The kubelet's device plugin: pools of functions and of fast-path ports that pods ask for by name.
 
 pub mod api;
+mod candidate;
+mod pool;
+pub mod pools;
+
+pub use candidate::{Candidate, IommuGroup, Rdma};
+pub use pool::{Functions, Kind, Policy, Pool, Selector, place_folder};
 
 #[cfg(test)]
 mod tests {
