@@ -1,12 +1,16 @@
 //! The kubelet's device plugin: pools of functions and of fast-path ports that pods ask for by name.
 
 pub mod api;
+mod assign;
 mod candidate;
 mod pool;
 pub mod pools;
+mod prefer;
 
+pub use assign::{Device, Devices, Held, assign};
 pub use candidate::{Candidate, IommuGroup, Rdma};
 pub use pool::{Functions, Kind, Policy, Pool, Selector, place_folder};
+pub use prefer::prefer;
 
 #[cfg(test)]
 mod tests {
