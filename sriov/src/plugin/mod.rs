@@ -3,12 +3,14 @@
 pub mod api;
 mod assign;
 mod candidate;
+mod give;
 mod pool;
 pub mod pools;
 mod prefer;
 
 pub use assign::{Device, Devices, Held, assign};
 pub use candidate::{Candidate, IommuGroup, Rdma};
+pub use give::{Folders, GiveError, HAND_OVER_SOCKET, PLACE_SOCKET, cdi, device_info, give};
 pub use pool::{Functions, Kind, Policy, Pool, Selector, place_folder};
 pub use prefer::prefer;
 
