@@ -34,7 +34,7 @@ pub enum Device {
     /// A network function.
     Function {
         /// What is known of it.
-        function: Candidate,
+        function: Box<Candidate>,
         /// The pod gets its RDMA files.
         rdma: bool,
         /// The pod gets /dev/vhost-net and /dev/net/tun.
@@ -112,7 +112,7 @@ pub fn assign(
             (None, _) => (false, pool.selectors().iter().any(|selector| selector.vhost_net)),
         };
         let device = Device::Function {
-            function: function.clone(),
+            function: Box::new(function.clone()),
             rdma,
             vhost_net,
         };

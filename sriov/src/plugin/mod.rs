@@ -3,16 +3,23 @@
 pub mod api;
 mod assign;
 mod candidate;
+mod files;
 mod give;
+mod kubelet;
+mod podresources;
 mod pool;
 pub mod pools;
 mod prefer;
+mod run;
+mod server;
 
 pub use assign::{Device, Devices, Held, assign};
 pub use candidate::{Candidate, IommuGroup, Rdma};
 pub use give::{Folders, GiveError, HAND_OVER_SOCKET, PLACE_SOCKET, cdi, device_info, give};
+pub use podresources::{Holding, PodResourcesError, holdings};
 pub use pool::{Functions, Kind, Policy, Pool, Selector, place_folder};
 pub use prefer::prefer;
+pub use run::{Options, PluginError, run};
 
 #[cfg(test)]
 mod tests {

@@ -113,6 +113,11 @@ impl Pool {
         }
     }
 
+    /// Its devices are places for ports, not functions.
+    pub(super) fn has_places(&self) -> bool {
+        matches!(self.kind, Kind::VhostUser { .. })
+    }
+
     /// The device of a vhost-user pool, by its number.
     pub fn place(&self, number: u32) -> String {
         format!("{}-{number}", self.name)

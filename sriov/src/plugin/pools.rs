@@ -487,6 +487,10 @@ fn name(text: &str) -> Result<String, &'static str> {
     Ok(text.into())
 }
 
+pub(super) fn is_pci_address(text: &str) -> bool {
+    pci_address(text).is_ok_and(|address| address == text)
+}
+
 fn pci_address(text: &str) -> Result<String, &'static str> {
     let lengths = [4, 2, 2, 1];
     let parts: Vec<&str> = text.split([':', '.']).collect();

@@ -143,7 +143,7 @@ mod tests {
                 ..Candidate::default()
             };
             let device = Device::Function {
-                function,
+                function: Box::new(function),
                 rdma: false,
                 vhost_net: false,
             };
