@@ -8,7 +8,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clearway_sriov::plugin::{Candidate, Folders, Options, PluginError, holdings, pools, run};
+use clearway_sriov::plugin::{Candidate, Folders, IommuGroup, Options, PluginError, holdings, pools, run};
 use kubelet::{Checkpoint, Kubelet, allocate, connect};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -203,7 +203,7 @@ fn the_kubelet_starts_again_and_later() {
             if round % 2 == 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            kubelet = Kubelet::start(&root, &checkpoint);
+            kubelet = Kubelet::start_in(&root, &checkpoint, round < 3);
             until("both resources again", || full(&kubelet)).await;
             assert!(kubelet.admit("q", NET, 3).await.is_err(), "two are held");
             kubelet.admit("q", NET, 2).await.unwrap();
@@ -357,6 +357,46 @@ fn places_for_ports_of_the_fast_path() {
             "/var/run/clearway/ports-0/vhost.sock,/var/run/clearway/ports-1/vhost.sock"
         );
         run.stop().await;
+    });
+}
+
+#[test]
+fn the_runtime_brings_device_files_with_cdi() {
+    test(|root| async move {
+        let kubelet = Kubelet::start(&root, &Checkpoint::default());
+        let cdi = Options {
+            cdi: Some(root.join("cdi")),
+            ..options(&root)
+        };
+        let text = r#"{"resourceList": [{"resourceName": "net", "excludeTopology": true}]}"#;
+        let vfio = |index| Candidate {
+            driver: Some("vfio-pci".into()),
+            iommu_group: Some(IommuGroup {
+                number: 40 + index,
+                unprotected: false,
+            }),
+            ..vf(1, index)
+        };
+        let run = Run::start(cdi, text, vec![vfio(0), vfio(1)]);
+        until("two devices", || kubelet.devices(NET, "Healthy").len() == 2).await;
+        assert!(
+            kubelet
+                .resource(NET)
+                .devices
+                .values()
+                .all(|device| device.topology.is_none())
+        );
+        let answer = kubelet.admit("p", NET, 1).await.unwrap();
+        assert_eq!(answer.cdi_devices[0].name, "intel.com/net=0000:01:02.0");
+        assert_eq!(answer.devices, []);
+        let file = root.join("cdi/clearway-intel.com_net.json");
+        let names = || fs::read_to_string(&file).unwrap().matches("\"name\"").count();
+        assert_eq!(names(), 2);
+        run.candidates.send(vec![vfio(0)]).unwrap();
+        until("one device", || kubelet.resource(NET).devices.len() == 1).await;
+        assert_eq!(names(), 1, "the file is up to date before the kubelet is told");
+        run.stop().await;
+        assert_eq!(names(), 1, "containers may start again");
     });
 }
 

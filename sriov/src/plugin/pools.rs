@@ -22,6 +22,9 @@ pub const DEFAULT_PREFIX: &str = "intel.com";
 /// The most places of one vhost-user pool.
 pub const MOST_PLACES: u64 = 1024;
 
+/// Devices of such a pool are `NAME-1023` at the most, and the kubelet's devices have up to 63 characters.
+const LONGEST_NAME_OF_PLACES: usize = 58;
+
 /// What is wrong with a configuration: everything, in the order of the text.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolsError {
@@ -241,6 +244,11 @@ impl Reader {
             self.problem(&of.at("resourcePrefix"), what);
         }
         let kind = self.kind(&of);
+        if matches!(kind, Kind::VhostUser { .. }) && name.len() > LONGEST_NAME_OF_PLACES {
+            let what =
+                format!("write at most {LONGEST_NAME_OF_PLACES} characters: devices are named after it");
+            self.problem(&of.at("resourceName"), &what);
+        }
         let pool = Pool {
             prefix,
             name,
@@ -715,6 +723,10 @@ mod tests {
             let problems = refused(json!({"resourceName": "p", "deviceType": "vhostUser", "count": count}));
             assert!(problems[0].contains("1 to 1024"), "{problems:?}");
         }
+        let named =
+            |length| json!({"resourceName": "n".repeat(length), "deviceType": "vhostUser", "count": 1024});
+        assert_eq!(one(named(58)).place(1023).len(), 63);
+        assert!(refused(named(59))[0].contains("at most 58 characters"));
         let with = json!({"resourceName": "p", "deviceType": "vhostUser", "count": 1, "selectors": {}, "mountPath": "run/../x"});
         assert_eq!(refused(with).len(), 2);
     }

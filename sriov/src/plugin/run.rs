@@ -30,6 +30,8 @@ use super::server::{Resource, Serving};
 
 /// The longest path of a unix socket.
 const LONGEST_SOCKET: usize = 107;
+/// What pods with `needVhostNet` get.
+const VHOST_NET: [&str; 2] = ["/dev/vhost-net", "/dev/net/tun"];
 /// Until the next attempt, while something is not as it should be.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -131,6 +133,8 @@ struct Plugin {
     missed: BTreeSet<(String, String)>,
     /// What was said last of podresources.
     unknown: Said,
+    /// And of vhost-net.
+    vhost_net: Said,
 }
 
 /// One resource.
@@ -175,6 +179,7 @@ impl Plugin {
             kubelet: None,
             missed: BTreeSet::new(),
             unknown: Said::default(),
+            vhost_net: Said::default(),
             options,
         }
     }
@@ -231,12 +236,7 @@ impl Plugin {
             .map(|one| one.resource.pool.clone())
             .collect();
         let mut assigned = assign(&pools, candidates, held.as_ref(), &self.assigned);
-        if !["/dev/vhost-net", "/dev/net/tun"]
-            .iter()
-            .all(|file| Path::new(file).exists())
-        {
-            without_vhost_net(&mut assigned);
-        }
+        self.without_vhost_net(&mut assigned);
         for (one, devices) in self.resources.iter_mut().zip(&assigned) {
             let pool = &one.resource.pool;
             let (information, specifications) = (&self.options.device_info, self.options.cdi.as_deref());
@@ -288,6 +288,24 @@ impl Plugin {
             }
         }
         self.missed = missed;
+    }
+
+    /// A container with files that are not there would not start.
+    fn without_vhost_net(&mut self, assigned: &mut [Devices]) {
+        let Some(missing) = VHOST_NET.iter().find(|file| !Path::new(file).exists()) else {
+            self.vhost_net.fine();
+            return;
+        };
+        for device in assigned.iter_mut().flat_map(|devices| devices.values_mut()) {
+            if let Device::Function { vhost_net, .. } = device
+                && std::mem::take(vhost_net)
+            {
+                let what = format!(
+                    "needVhostNet: pods get neither of {VHOST_NET:?}, as {missing} is not there; load vhost_net and tun"
+                );
+                self.vhost_net.warn(what);
+            }
+        }
     }
 
     /// Sockets and registrations. False: something is still to be done.
@@ -372,15 +390,6 @@ impl One {
                 self.said.warn(format!("{name} is not registered: {error}"));
                 false
             }
-        }
-    }
-}
-
-/// The host has not the modules: a container with files that are not there would not start.
-fn without_vhost_net(assigned: &mut [Devices]) {
-    for device in assigned.iter_mut().flat_map(|devices| devices.values_mut()) {
-        if let Device::Function { vhost_net, .. } = device {
-            *vhost_net = false;
         }
     }
 }

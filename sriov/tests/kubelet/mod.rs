@@ -135,10 +135,16 @@ pub(crate) async fn connect(socket: &Path) -> Plugin {
 impl Kubelet {
     /// Starts in a folder, as the kubelet does after a crash as well.
     pub(crate) fn start(root: &Path, checkpoint: &Checkpoint) -> Self {
+        Self::start_in(root, checkpoint, true)
+    }
+
+    /// Starts; and leaves the plugins' sockets if it does not `empty` the folder.
+    pub(crate) fn start_in(root: &Path, checkpoint: &Checkpoint, empty: bool) -> Self {
         let folder = root.join("device-plugins");
         fs::create_dir_all(&folder).unwrap();
         for entry in fs::read_dir(&folder).unwrap().flatten() {
-            if entry.file_type().unwrap().is_socket() {
+            let own = entry.file_name() == "kubelet.sock";
+            if entry.file_type().unwrap().is_socket() && (empty || own) {
                 fs::remove_file(entry.path()).unwrap();
             }
         }
