@@ -94,7 +94,7 @@ pub struct VfRange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4094))]
     pub vlan: Option<u16>,
-    /// With `vlan`: the priority in its tag.
+    /// With `vlan`: the priority in its tag. Absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 7))]
     pub qos: Option<u8>,

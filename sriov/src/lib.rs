@@ -18,5 +18,6 @@
 pub mod hardware;
 pub mod inventory;
 mod pci;
+pub mod plan;
 
 pub use pci::{PciAddress, PciAddressError};
