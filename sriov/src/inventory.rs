@@ -258,16 +258,38 @@ impl Pf {
             None => self.pci.to_string(),
         }
     }
-
-    /// Its folder in sysfs.
-    pub(crate) fn path(&self) -> PathBuf {
-        device_path(self.pci)
-    }
 }
 
 /// The folder of a function in sysfs.
 pub(crate) fn device_path(pci: PciAddress) -> PathBuf {
     Path::new(DEVICES).join(pci.to_string())
+}
+
+/// The interface of a function itself. With switchdev, representors hang on the physical function too.
+pub(crate) fn netdev_of(links: &[Link], pci: PciAddress) -> Option<&Link> {
+    links
+        .iter()
+        .find(|link| link.pci == Some(pci) && vf_port(link).is_none())
+}
+
+/// What sysfs says of a VF, with what links say of it.
+pub(crate) fn vf_state(
+    hardware: &dyn Hardware,
+    pci: PciAddress,
+    admin: Option<VfAdmin>,
+    netdev: Option<Netdev>,
+) -> VfState {
+    let path = device_path(pci);
+    let group = hardware.target(&path.join("iommu_group")).ok();
+    let only = hardware.read(&path.join("driver_override")).ok();
+    VfState {
+        pci,
+        driver: hardware.target(&path.join("driver")).ok(),
+        driver_override: only.filter(|driver| !driver.is_empty() && driver != "(null)"),
+        iommu_group: group.and_then(|group| group.parse().ok()),
+        admin,
+        netdev,
+    }
 }
 
 /// The links, by what they are looked for.
@@ -290,7 +312,7 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// The interface of a function itself. With switchdev, representors hang on the physical function too.
+    /// As [`netdev_of`].
     fn of(&self, pci: PciAddress) -> Option<&'a Link> {
         let mut links = self.by_pci.get(&pci)?.iter();
         links.find(|link| vf_port(link).is_none()).copied()
@@ -346,7 +368,9 @@ impl Picture<'_> {
             .filter_map(|index| {
                 let pci = self.hardware.target(&path.join(format!("virtfn{index}"))).ok()?;
                 let admin = netdev.and_then(|link| link.vfs.get(&index)).copied();
-                let state = self.state(pci.parse().ok()?, admin);
+                let pci = pci.parse().ok()?;
+                let own = self.links.of(pci).map(Netdev::from);
+                let state = vf_state(self.hardware, pci, admin, own);
                 Some(Vf {
                     index,
                     device: device.clone(),
@@ -357,20 +381,6 @@ impl Picture<'_> {
             })
             .collect();
         Some(pf)
-    }
-
-    fn state(&self, pci: PciAddress, admin: Option<VfAdmin>) -> VfState {
-        let path = device_path(pci);
-        let group = self.hardware.target(&path.join("iommu_group")).ok();
-        let only = self.hardware.read(&path.join("driver_override")).ok();
-        VfState {
-            pci,
-            driver: self.hardware.target(&path.join("driver")).ok(),
-            driver_override: only.filter(|driver| !driver.is_empty() && driver != "(null)"),
-            iommu_group: group.and_then(|group| group.parse().ok()),
-            admin,
-            netdev: self.links.of(pci).map(Netdev::from),
-        }
     }
 
     fn holder(&self, state: &VfState) -> Option<Holder> {

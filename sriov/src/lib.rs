@@ -15,6 +15,7 @@
     allow(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")
 )]
 
+pub mod apply;
 pub mod hardware;
 pub mod inventory;
 mod pci;

@@ -510,19 +510,16 @@ impl Hardware for Double {
         self.judge(&Change::Vf(vf, setting))?;
         let link = self.links.get_mut(&ifindex).ok_or(Errno::ENODEV)?;
         let admin = link.vfs.get_mut(&vf).ok_or(Errno::EINVAL)?;
-        match *setting {
-            VfSetting::Mac(mac) if mac.is_multicast() => return Err(Errno::EINVAL.into()),
-            VfSetting::Mac(mac) => admin.mac = mac,
-            VfSetting::Vlan { vlan, qos, .. } if vlan > 4094 || qos > 7 => return Err(Errno::EINVAL.into()),
-            VfSetting::Vlan { vlan, qos, proto } => {
-                (admin.vlan, admin.qos, admin.vlan_proto) = (vlan, qos, proto);
-            }
-            VfSetting::Spoofchk(on) => admin.spoofchk = Some(on),
-            VfSetting::Trust(on) => admin.trust = Some(on),
-            VfSetting::Rate { min, max } if max != 0 && min > max => return Err(Errno::EINVAL.into()),
-            VfSetting::Rate { min, max } => (admin.min_tx_rate, admin.max_tx_rate) = (min, max),
-            VfSetting::LinkState(state) => admin.link_state = state,
+        let wrong = match *setting {
+            VfSetting::Mac(mac) => mac.is_multicast(),
+            VfSetting::Vlan { vlan, qos, .. } => vlan > 4094 || qos > 7,
+            VfSetting::Rate { min, max } => max != 0 && min > max,
+            _ => false,
+        };
+        if wrong {
+            return Err(Errno::EINVAL.into());
         }
+        setting.take_effect(admin);
         Ok(())
     }
 

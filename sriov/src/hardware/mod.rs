@@ -182,6 +182,20 @@ impl VfSetting {
             VfSetting::LinkState(_) => VfSetting::LinkState(now.link_state),
         })
     }
+
+    /// What the settings are with this one.
+    pub(crate) fn take_effect(&self, admin: &mut VfAdmin) {
+        match *self {
+            VfSetting::Mac(mac) => admin.mac = mac,
+            VfSetting::Vlan { vlan, qos, proto } => {
+                (admin.vlan, admin.qos, admin.vlan_proto) = (vlan, qos, proto);
+            }
+            VfSetting::Spoofchk(on) => admin.spoofchk = Some(on),
+            VfSetting::Trust(on) => admin.trust = Some(on),
+            VfSetting::Rate { min, max } => (admin.min_tx_rate, admin.max_tx_rate) = (min, max),
+            VfSetting::LinkState(state) => admin.link_state = state,
+        }
+    }
 }
 
 impl fmt::Display for VfSetting {

@@ -43,6 +43,15 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The physical function that it is about.
+    pub fn pf(&self) -> PciAddress {
+        match self {
+            Step::NumVfs { pf, .. } | Step::Pf { pf, .. } | Step::Vf { pf, .. } => *pf,
+        }
+    }
+}
+
 /// A change of a VF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
