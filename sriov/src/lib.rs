@@ -20,5 +20,6 @@ pub mod hardware;
 pub mod inventory;
 mod pci;
 pub mod plan;
+pub mod saved;
 
 pub use pci::{PciAddress, PciAddressError};

@@ -26,6 +26,7 @@ pub fn meaning(step: &Step, errno: Errno) -> &'static str {
             VfChange::Set(setting) => vf(setting, errno),
             VfChange::Driver(_) | VfChange::Rebind => driver(errno),
             VfChange::Netdev(change) => link(change, errno),
+            VfChange::Look => "`dmesg` may tell more",
         },
     }
 }

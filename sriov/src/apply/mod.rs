@@ -202,12 +202,7 @@ pub(crate) fn restore(
     let mut failed = Vec::new();
     // Settings and driver first: the interface comes with the driver, with the MAC that was set.
     for phase in [Phase::Function, Phase::Interface] {
-        let step = Step::Vf {
-            pf,
-            index,
-            change: VfChange::Rebind,
-        };
-        match session.state(pf, index, &step) {
+        match session.state(pf, index, &Step::look(pf, index)) {
             Ok(now) => {
                 for change in changes_back(saved, &now, phase) {
                     let step = Step::Vf { pf, index, change };

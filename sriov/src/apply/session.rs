@@ -51,6 +51,7 @@ impl<'a> Session<'a> {
                 VfChange::Driver(driver) => self.bind(*pf, *index, driver, step),
                 VfChange::Rebind => self.rebind(*pf, *index, step),
                 VfChange::Netdev(change) => self.netdev(*pf, *index, change, step),
+                VfChange::Look => self.state(*pf, *index, step).map(drop),
             },
         }
     }

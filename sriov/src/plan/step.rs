@@ -44,6 +44,12 @@ pub enum Step {
 }
 
 impl Step {
+    /// Looks at a VF: changes nothing of it, but may be what failed.
+    pub(crate) fn look(pf: PciAddress, index: u16) -> Step {
+        let change = VfChange::Look;
+        Step::Vf { pf, index, change }
+    }
+
     /// The physical function that it is about.
     pub fn pf(&self) -> PciAddress {
         match self {
@@ -64,6 +70,8 @@ pub enum VfChange {
     Rebind,
     /// A change of its interface.
     Netdev(LinkChange),
+    /// None: it is only looked at.
+    Look,
 }
 
 /// A driver for a VF.
@@ -132,6 +140,7 @@ impl fmt::Display for VfChange {
             VfChange::Driver(driver) => driver.fmt(f),
             VfChange::Rebind => f.write_str("bind its driver anew, for the MAC"),
             VfChange::Netdev(change) => write!(f, "interface: {change}"),
+            VfChange::Look => f.write_str("look at it"),
         }
     }
 }
