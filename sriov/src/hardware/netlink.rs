@@ -13,9 +13,9 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable, ParseableParametrized,
 };
 use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage, LinkVfInfo, Prop, VfInfo,
-    VfInfoLinkState, VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfLinkState as KernelState,
-    VfVlan, VfVlanInfo, VlanProtocol,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, Prop, VfInfo, VfInfoLinkState,
+    VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfLinkState as KernelState, VfVlan, VfVlanInfo,
+    VlanProtocol,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -174,10 +174,8 @@ impl Rtnl {
 }
 
 fn link_message(ifindex: u32) -> LinkMessage {
-    let mut header = LinkHeader::default();
-    header.index = ifindex;
     let mut message = LinkMessage::default();
-    message.header = header;
+    message.header.index = ifindex;
     message
 }
 
