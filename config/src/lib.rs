@@ -48,7 +48,7 @@ pub use read::WriteError;
 pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
-pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use spec::{Api, CrossConnect, Engine, GuestMemoryLimit, Hugepages, Idle, Spec, Worker};
 pub use url::path_segment;
 pub use validate::HostFacts;
 pub use values::{

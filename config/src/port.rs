@@ -106,6 +106,10 @@ pub struct Port {
     /// `vhost-user`: who may connect, in octal as for chmod(1): connecting takes the right to write. Not with `client`. Absent: `"0660"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
+    /// `vhost-user`: the most memory that a guest may share, all its regions together, in MiB: what the daemon has to pay for where that memory is holes. Whoever announces more loses its connection. A change holds from the next connection on. Absent: `engine.max-guest-memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_194_304))]
+    pub max_guest_memory: Option<u32>,
 
     /// The bridge domain of this port's untagged frames; tagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +169,8 @@ impl Port {
     pub const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
     /// The fewest and the most `queue-pairs`.
     pub const QUEUE_PAIRS: std::ops::RangeInclusive<u16> = 1..=16;
+    /// The smallest and the largest `max-guest-memory`, in MiB: 4 TiB is what one guest may have in any case.
+    pub const GUEST_MEMORY: std::ops::RangeInclusive<u32> = 1..=4_194_304;
     /// The longest file name of a `socket` whose path is longer than a unix socket's address: it is then reached
     /// through its folder's descriptor, as `/proc/self/fd/NUMBER/NAME`.
     pub const SOCKET_NAME: usize = 80;
@@ -199,6 +205,7 @@ impl Port {
             owner: None,
             group: None,
             permissions: None,
+            max_guest_memory: None,
             access: None,
             tunnel: None,
             trunk: Vec::new(),
