@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use clearway_config::GuestMemoryLimit;
 use clearway_io::{
-    DirtyLog, GuestMemory, Inflight, InflightRegion, Umem, VhostConfig, VhostPort, VringConfig,
+    DirtyLog, GuestMemory, Inflight, InflightRegion, Umem, VhostConfig, VhostPort, VringConfig, VringError,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::{
@@ -212,7 +212,7 @@ impl Device {
         let transmits = config.transmit.is_some();
         let mut port = match VhostPort::new(config, &self.umem) {
             Ok(port) => port,
-            Err(error) if self.slots => {
+            Err(error) if self.awaits_memory(&error) => {
                 tracing::debug!(pair, %error, "waiting for its memory");
                 return Ok(());
             }
@@ -251,7 +251,7 @@ impl Device {
                     }
                     (ring.base, config.base) = (base, base);
                 }
-                Err(error) if self.slots => {
+                Err(error) if self.awaits_memory(&error) => {
                     tracing::debug!(ring = index, %error, "waiting for its memory");
                 }
                 Err(error) => return Err(wrong(error)),
@@ -259,6 +259,11 @@ impl Device {
         }
         config.record = Some(record);
         Ok(())
+    }
+
+    /// Whether a ring may be right as soon as more memory is there.
+    fn awaits_memory(&self, error: &VringError) -> bool {
+        self.slots && matches!(error, VringError::Address { .. })
     }
 
     fn build_all(&mut self) -> Result<()> {

@@ -509,6 +509,32 @@ fn a_guest_that_shares_more_than_it_may_is_refused() {
     assert_eq!(add_slots(&front, 3 * MIB), 0);
 }
 
+/// Memory that comes in slots may still come; a ring that no memory makes right is none to wait for.
+#[test]
+fn a_ring_that_is_impossible_is_refused_with_memory_in_slots_too() {
+    for format in [0, feature::RING_PACKED] {
+        let rig = Rig::new("");
+        let mut front = rig.front();
+        let guest = driver(format, 1);
+        front
+            .start(&guest, PROTOCOL | protocol::CONFIGURE_MEM_SLOTS)
+            .expect("a start");
+        assert_eq!(rig.polled(), [0]);
+        // No power of two; and a base behind the end of a packed ring.
+        let (what, number) = if format == 0 {
+            (request::SET_VRING_NUM, 48)
+        } else {
+            (request::SET_VRING_BASE, 0x7fff_7fff)
+        };
+        let answer = front.tell(what, &state(1, number), &[]).expect("an answer");
+        assert_ne!(answer, 0);
+        assert!(front.closes());
+        let status = rig.until("it is said why", |status| status.last.is_some());
+        let last = status.last.expect("why");
+        assert!(last.contains("entries is not possible"), "{last}");
+    }
+}
+
 fn refused(port: &PortSpec) -> String {
     let path = port.socket.clone().expect("a socket");
     match listen(port, &path) {
