@@ -1,5 +1,6 @@
 //! The device information file (device-info-spec 1.1.0): what a pod's application must know of its vhost-user socket.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -43,10 +44,7 @@ pub fn write(path: &Path, info: &Value) -> Result<(), DevInfoError> {
             ));
         };
         fs::create_dir_all(folder)?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", std::process::id()));
-        let hidden = folder.join(hidden);
+        let hidden = hidden(folder, name);
         let written = fs::File::create(&hidden)
             .and_then(|mut file| file.write_all(info.to_string().as_bytes()))
             .and_then(|()| fs::rename(&hidden, path));
@@ -62,16 +60,32 @@ pub fn write(path: &Path, info: &Value) -> Result<(), DevInfoError> {
     })
 }
 
-/// Removes the file; that it is not there is fine.
+/// What the file is called while it is written. The same for every call: each is of one interface, and the DEL of one that
+/// was killed finds it.
+fn hidden(folder: &Path, name: &OsStr) -> PathBuf {
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".part");
+    folder.join(hidden)
+}
+
+/// Removes the file, and what a call that was killed has left of it; that neither is there is fine.
 pub fn remove(path: &Path) -> Result<(), DevInfoError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DevInfoError {
-            path: path.into(),
-            what: "removed",
-            source,
-        }),
-        _ => Ok(()),
+    let part = path.parent().zip(path.file_name());
+    let part = part.map(|(folder, name)| hidden(folder, name));
+    for path in part.iter().map(PathBuf::as_path).chain([path]) {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(DevInfoError {
+                    path: path.into(),
+                    what: "removed",
+                    source,
+                });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

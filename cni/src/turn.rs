@@ -6,7 +6,8 @@
 //! one's addresses.
 //!
 //! All calls share one file beside the daemon's socket, and each locks a byte of it: nothing is left to be cleaned up, and
-//! whoever is killed has let go.
+//! whoever is killed has let go. An IPAM plugin inherits the lock: it goes on when this program is killed, and what it hands
+//! out then must be there when the DEL asks for it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clearway_config::attach::AttachmentId;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 
 /// The file, in the folder of the daemon's socket.
@@ -43,10 +44,11 @@ pub enum TurnError {
     Busy,
 }
 
-/// Nobody else's, until it is dropped. Not inherited by IPAM plugins.
+/// Nobody else's, until it is dropped; if this program is killed, until the IPAM plugin that it started has ended.
 #[derive(Debug)]
 pub struct Turn {
-    _file: File,
+    file: File,
+    place: i64,
 }
 
 impl Turn {
@@ -60,22 +62,42 @@ impl Turn {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).mode(0o600);
         let file = options.open(&path).map_err(failed)?;
-        let lock = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: place(id),
-            l_len: 1,
-            l_pid: 0,
+        let turn = Self {
+            place: place(id),
+            file,
         };
         let end = Instant::now() + LIMIT;
         loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
-                Ok(_) => return Ok(Self { _file: file }),
+            match turn.lock(libc::F_WRLCK) {
+                Ok(_) => {
+                    let inherited = fcntl(&turn.file, FcntlArg::F_SETFD(FdFlag::empty()));
+                    return inherited.map(|_| turn).map_err(|errno| failed(errno.into()));
+                }
                 Err(Errno::EAGAIN | Errno::EACCES) if Instant::now() < end => sleep(AGAIN),
                 Err(Errno::EAGAIN | Errno::EACCES) => return Err(TurnError::Busy),
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
+    }
+}
+
+impl Turn {
+    fn lock(&self, kind: libc::c_int) -> Result<libc::c_int, Errno> {
+        let lock = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: self.place,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock))
+    }
+}
+
+impl Drop for Turn {
+    /// Closing alone would not do where an IPAM plugin has left a process behind.
+    fn drop(&mut self) {
+        let _ = self.lock(libc::F_UNLCK);
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{CONTAINER, FakeDaemon, NETNS, Ran, VERSIONS, call_with, remembering, script};
+use common::{CONTAINER, FakeDaemon, Held, NETNS, Ran, VERSIONS, call_with, remembering, script, started};
 use serde_json::{Value, json};
 
 /// Debian's package containernetworking-plugins (`scripts/setup.sh`).
@@ -28,6 +28,8 @@ cd "$(dirname "$0")"
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $CNI_ARGS" >>asked
 cat >stdin
 while [ -e "$CNI_COMMAND.wait" ]; do sleep 0.02; done
+case $CNI_COMMAND in ADD) : >lease ;; DEL) rm -f lease ;; esac
+echo "$CNI_COMMAND" >>done
 echo "a word on stderr" >&2
 cat "$CNI_COMMAND.out" 2>/dev/null
 exit "$(cat "$CNI_COMMAND.code" 2>/dev/null || echo 0)"
@@ -579,4 +581,179 @@ fn a_delegate_that_is_too_old_has_advice() {
         "{error}"
     );
     assert!(daemon.state().attachments.is_empty());
+}
+
+/// Where a plugin is killed.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// At this request, before the daemon has done it or after, with no answer yet.
+    Daemon(&'static str, Held),
+    /// While the IPAM plugin is at it.
+    Ipam(&'static str),
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl FakeIpam {
+    /// Starts a verb, kills the plugin at this step, and lets daemon and IPAM plugin end what they were asked for.
+    #[track_caller]
+    fn kill_at(&self, daemon: &FakeDaemon, verb: &str, conf: &Value, step: Step) {
+        let at = |name: &str| self.folder.join(name);
+        let _ = fs::remove_file(at("done"));
+        self.asked();
+        let hold = match step {
+            Step::Daemon(request, when) => Some((request, when)),
+            Step::Ipam(verb) => {
+                fs::write(at(&format!("{verb}.wait")), "").unwrap();
+                None
+            }
+        };
+        (daemon.state().hold, daemon.state().held) = (hold, false);
+        let path = self.folder.display().to_string();
+        let variables = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", CONTAINER),
+            ("CNI_NETNS", NETNS),
+            ("CNI_IFNAME", "net1"),
+            ("CNI_PATH", &path),
+        ];
+        let mut plugin = started(&variables, conf.to_string().as_bytes());
+        let asked = || fs::read_to_string(at("asked")).unwrap_or_default();
+        wait_until(&format!("{verb} to reach {step:?}"), || match step {
+            Step::Daemon(..) => daemon.state().held,
+            Step::Ipam(verb) => asked().lines().any(|line| line.starts_with(verb)),
+        });
+        assert!(
+            plugin.try_wait().unwrap().is_none(),
+            "{verb} {step:?}: it has not ended"
+        );
+        plugin.kill().unwrap();
+        plugin.wait().unwrap();
+        daemon.state().hold = None;
+        if let Step::Ipam(verb) = step {
+            fs::remove_file(at(&format!("{verb}.wait"))).unwrap();
+        }
+        let done = || fs::read_to_string(at("done")).unwrap_or_default();
+        wait_until("the IPAM plugin to end", || {
+            done().lines().count() == asked().lines().count()
+        });
+    }
+}
+
+/// SIGKILL of the plugin at each request to the daemon and at each call of the IPAM plugin: a DEL leaves nothing, and the
+/// container can be attached anew.
+#[test]
+fn a_plugin_that_is_killed_at_any_step_leaves_nothing_that_a_del_does_not_find() {
+    use Held::{After, Before};
+    let at = |request: &'static str| [Step::Daemon(request, Before), Step::Daemon(request, After)];
+    let whole = |requests: &[&'static str], ipam: Option<&'static str>| {
+        let requests = requests.iter().flat_map(|request| at(request));
+        requests.chain(ipam.map(Step::Ipam)).collect::<Vec<_>>()
+    };
+    for (name, add, del) in [
+        ("clearway", whole(&["PUT"], None), whole(&["DELETE"], None)),
+        (
+            "fake",
+            whole(&["GET", "PUT", "addresses"], Some("ADD")),
+            whole(&["DELETE"], Some("DEL")),
+        ),
+        (
+            "dhcp",
+            whole(&["GET", "PUT", "addresses"], Some("ADD")),
+            whole(&["GET", "DELETE"], Some("DEL")),
+        ),
+    ] {
+        let daemon = FakeDaemon::start();
+        let ipam = FakeIpam::new(&daemon, name);
+        let conf = ipam.network(&daemon, "1.0.0");
+        let conf = match name {
+            "clearway" => daemon.network("1.0.0", json!({"mode": "veth", "ipam": {"type": "clearway"}})),
+            _ => conf,
+        };
+        let nothing_is_left = |what: &str| {
+            assert!(daemon.state().attachments.is_empty(), "{what}: an attachment");
+            assert!(!ipam.folder.join("lease").exists(), "{what}: a lease");
+        };
+        let verbs = add
+            .iter()
+            .map(|step| ("ADD", step))
+            .chain(del.iter().map(|step| ("DEL", step)));
+        for (verb, step) in verbs {
+            let what = format!("{name} {verb} {step:?}");
+            println!("{what}");
+            if verb == "DEL" {
+                ipam.call("ADD", &conf).good();
+            }
+            ipam.kill_at(&daemon, verb, &conf, *step);
+            ipam.call("DEL", &conf).good();
+            nothing_is_left(&what);
+            ipam.call("DEL", &conf).good();
+            ipam.call("ADD", &conf).good();
+            assert_eq!(daemon.state().attachments.len(), 1, "{what}");
+            assert_eq!(ipam.folder.join("lease").exists(), name != "clearway", "{what}");
+            ipam.call("DEL", &conf).good();
+            nothing_is_left(&what);
+        }
+    }
+}
+
+/// What the IPAM plugin hands out after its caller was killed, it has handed out before the DEL asks for it.
+#[test]
+fn a_del_waits_for_the_ipam_plugin_of_an_add_that_was_killed() {
+    let daemon = FakeDaemon::start();
+    let ipam = FakeIpam::new(&daemon, "fake");
+    let conf = ipam.network(&daemon, "1.0.0");
+    let wait = ipam.folder.join("ADD.wait");
+    fs::write(&wait, "").unwrap();
+    let path = ipam.folder.display().to_string();
+    let variables = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", CONTAINER),
+        ("CNI_NETNS", NETNS),
+        ("CNI_IFNAME", "net1"),
+        ("CNI_PATH", &path),
+    ];
+    let mut plugin = started(&variables, conf.to_string().as_bytes());
+    wait_until("the IPAM plugin to be asked", || {
+        ipam.folder.join("asked").exists()
+    });
+    plugin.kill().unwrap();
+    plugin.wait().unwrap();
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| ipam.call("DEL", &conf));
+        // It would be through by then.
+        std::thread::sleep(Duration::from_millis(300));
+        let meanwhile = fs::read_to_string(ipam.folder.join("asked")).unwrap();
+        fs::remove_file(&wait).unwrap();
+        removal.join().unwrap().good();
+        assert_eq!(meanwhile.lines().count(), 1, "{meanwhile}");
+    });
+    assert_eq!(ipam.asked(), ["ADD", "DEL"]);
+    assert!(!ipam.folder.join("lease").exists());
+}
+
+/// The device information file that was being written; its name is not that of the process.
+#[test]
+fn a_half_written_device_information_file_goes_with_a_del() {
+    let daemon = FakeDaemon::start();
+    let folder = daemon.folder.path().join("devinfo");
+    let info = folder.join("x.json");
+    let fields = json!({"mode": "vhost-user", "runtimeConfig": {"CNIDeviceInfoFile": info}});
+    let conf = daemon.network("1.1.0", fields);
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(".x.json.part"), "{").unwrap();
+    call_with("DEL", &conf, &[]).good();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    fs::write(folder.join(".x.json.part"), "{").unwrap();
+    call_with("ADD", &conf, &[]).good();
+    assert!(info.exists() && fs::read_dir(&folder).unwrap().count() == 1);
+    call_with("DEL", &conf, &[]).good();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 }

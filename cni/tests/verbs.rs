@@ -240,6 +240,118 @@ fn other_plugins_networks_work() {
     );
 }
 
+/// What the network, or the runtime for this one container, names now, against what the daemon has; what it leaves to the
+/// daemon is the daemon's.
+#[test]
+fn check_compares_with_the_network() {
+    let daemon = FakeDaemon::start();
+    let limit = |packets: u32| json!({"receive": {"packets": packets, "burst": "200ms"}, "transmit": {"bits": 1_000_000}});
+    let all = || json!({"mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:21", "rateLimit": limit(2000), "antiSpoof": true});
+    let check = |result: &Value, fields: &Value, more: &[(&str, &str)]| {
+        call_with(
+            "CHECK",
+            &remembering(&daemon.network("1.0.0", fields.clone()), result),
+            more,
+        )
+    };
+    let named = call("ADD", &daemon.network("1.0.0", all())).good();
+    assert_eq!(check(&named, &all(), &[]).good(), Value::Null);
+    for (key, value, words) in [
+        ("mtu", json!(1450), ["its MTU is 1400", "the network's is 1450"]),
+        (
+            "mac",
+            json!("02:00:00:00:00:22"),
+            [
+                "its MAC address is 02:00:00:00:00:21",
+                "the network's is 02:00:00:00:00:22",
+            ],
+        ),
+        (
+            "rateLimit",
+            limit(3000),
+            [
+                "its rate limit is {\"receive\":{\"packets\":2000,",
+                "\"packets\":3000,",
+            ],
+        ),
+        (
+            "rateLimit",
+            json!({"receive": limit(2000)["receive"]}),
+            ["its rate limit is", "\"transmit\":{\"bits\":1000000,"],
+        ),
+        (
+            "rateLimit",
+            Value::Null,
+            ["its rate limit is", "the network's is none"],
+        ),
+        (
+            "antiSpoof",
+            json!(false),
+            ["`antiSpoof` is true", "the network's is false"],
+        ),
+        (
+            "antiSpoof",
+            Value::Null,
+            ["`antiSpoof` is true", "the network's is false"],
+        ),
+    ] {
+        let mut other = all();
+        other[key] = value;
+        other.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let error = check(&named, &other, &[]).failed(103);
+        for word in words {
+            assert!(error.contains(word), "{key}: {error}");
+        }
+        // Nothing but that.
+        assert!(!error.contains("; "), "{key}: {error}");
+    }
+    // What the network leaves to the daemon may be anything.
+    for key in ["mtu", "mac"] {
+        let mut other = all();
+        other.as_object_mut().unwrap().remove(key);
+        check(&named, &other, &[]).good();
+    }
+    // Of two findings each is told.
+    let both = json!({"mode": "veth", "mtu": 1450, "rateLimit": limit(2000), "antiSpoof": false});
+    let error = check(&named, &both, &[]).failed(103);
+    assert!(error.contains("MTU") && error.contains("antiSpoof"), "{error}");
+    call("DEL", &daemon.network("1.0.0", all())).good();
+
+    // What the runtime asks for comes before the network's, here as at ADD.
+    let mut asking = all();
+    asking["runtimeConfig"] =
+        json!({"mac": "02:00:00:00:00:31", "bandwidth": {"egressRate": 3_000_000, "egressBurst": 100_001}});
+    let result = call("ADD", &daemon.network("1.0.0", asking.clone())).good();
+    check(&result, &asking, &[]).good();
+    let error = check(&result, &all(), &[]).failed(103);
+    assert!(
+        error.contains("02:00:00:00:00:31") && error.contains("rate limit"),
+        "{error}"
+    );
+    call("DEL", &daemon.network("1.0.0", asking)).good();
+    let variables = [("CNI_ARGS", "MAC=02:00:00:00:00:41")];
+    let result = call_with("ADD", &daemon.network("1.0.0", all()), &variables).good();
+    check(&result, &all(), &variables).good();
+    let error = check(&result, &all(), &[]).failed(103);
+    assert!(error.contains("02:00:00:00:00:41"), "{error}");
+    call("DEL", &daemon.network("1.0.0", all())).good();
+
+    // Nobody has named anything: a limit that the network has now is not the container's.
+    let plain = json!({"mode": "veth"});
+    let result = call("ADD", &daemon.network("1.0.0", plain.clone())).good();
+    check(&result, &plain, &[]).good();
+    check(
+        &result,
+        &json!({"mode": "veth", "mtu": 1500, "antiSpoof": false}),
+        &[],
+    )
+    .good();
+    let error = check(&result, &json!({"mode": "veth", "rateLimit": limit(1)}), &[]).failed(103);
+    assert!(error.contains("its rate limit is none"), "{error}");
+    check(&result, &json!({"mode": "veth", "antiSpoof": true}), &[]).failed(103);
+    check(&result, &json!({"mode": "veth", "mtu": 9000}), &[]).failed(103);
+}
+
 #[test]
 fn check_compares() {
     let daemon = FakeDaemon::start();

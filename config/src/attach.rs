@@ -170,7 +170,7 @@ pub struct VhostSocket {
     /// The socket's permissions, in octal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
-    /// The SELinux label of folder and socket.
+    /// The SELinux label of folder and socket; with `client` of the folder alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selinux_label: Option<String>,
 }

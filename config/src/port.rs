@@ -106,6 +106,9 @@ pub struct Port {
     /// `vhost-user`: who may connect, in octal as for chmod(1): connecting takes the right to write. Not with `client`. Absent: `"0660"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
+    /// `vhost-user`: the SELinux label of the socket. Not with `client`. Absent: the one that the host's policy gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux_label: Option<String>,
     /// `vhost-user`: the most memory that a guest may share, all its regions together, in MiB: what the daemon has to pay for where that memory is holes. Whoever announces more loses its connection. A change holds from the next connection on. Absent: `engine.max-guest-memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_194_304))]
@@ -205,6 +208,7 @@ impl Port {
             owner: None,
             group: None,
             permissions: None,
+            selinux_label: None,
             max_guest_memory: None,
             access: None,
             tunnel: None,

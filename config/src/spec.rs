@@ -107,7 +107,7 @@ pub struct Engine {
     pub fdb_capacity: u32,
     /// Whether frame memory lies in hugepages.
     pub hugepages: Hugepages,
-    /// `max-guest-memory` of all `vhost-user` ports that have none of their own, those of pods included, in MiB. Absent: what one process has addresses for, shared out; 4 TiB and more for one guest.
+    /// `max-guest-memory` of all `vhost-user` ports that have none of their own, those of pods included, in MiB. Changes live, for the next connection of each. Absent: only the addresses that one process has are shared out; the first guest may have 4 TiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_194_304))]
     pub max_guest_memory: Option<u32>,

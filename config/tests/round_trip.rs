@@ -79,10 +79,11 @@ prop_compose! {
         (owner, group, socket) in (option::of("[ -~]{0,8}"), option::of("[ -~]{0,8}"), option::of("[ -~é]{0,12}")),
         (client, queue_pairs, max_guest_memory) in any::<(bool, Option<u16>, Option<u32>)>(),
         permissions in option::of((0..=0o777u16).prop_map(Permissions)),
+        selinux_label in option::of("[ -~]{0,12}"),
         (netns, mac, persistent) in (option::of("[ -~]{0,8}"), option::of(any::<[u8; 6]>().prop_map(MacAddr)), any::<bool>()),
     ) -> Port {
         Port {
-            netns, mac, persistent, owner, group, socket: socket.map(Into::into), client, queue_pairs, permissions, max_guest_memory,
+            netns, mac, persistent, owner, group, socket: socket.map(Into::into), client, queue_pairs, permissions, selinux_label, max_guest_memory,
             interface, steering, mode, queues, busy_poll, busy_poll_budget, ring_size, frames, replace, checksum, workers,
             read: read.map(Into::into), write: write.map(Into::into), repeat, rate, ..Port::new(kind)
         }

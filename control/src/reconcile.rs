@@ -197,6 +197,7 @@ fn reopen_reasons(old: &Port, new: &Port) -> Vec<String> {
                     | "owner"
                     | "group"
                     | "permissions"
+                    | "selinux-label"
             )
         });
         keys

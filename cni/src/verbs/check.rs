@@ -1,5 +1,6 @@
 //! CHECK: what the daemon finds, what the runtime remembers, and what the network says, compared with each other.
 
+use clearway_config::RateLimit;
 use clearway_config::attach::{Attachment, AttachmentState, Route};
 
 use super::{Context, about};
@@ -34,7 +35,7 @@ pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> 
     if attachment.state != AttachmentState::Ready {
         findings.push(format!("it is not complete: {}", attachment.state));
     }
-    findings.extend(same_network(&network, &attachment));
+    findings.extend(same_network(&network, target, &attachment));
     findings.extend(compare(&attachment, &remembered, target));
     if !findings.is_empty() {
         return Err(CniError::new(
@@ -46,8 +47,9 @@ pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> 
     context.ask_delegate(Verb::Check)
 }
 
-/// What of the attachment is another network's: this one has been changed since ADD.
-fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
+/// What of the attachment is another network's: this one has been changed since ADD. What a network leaves to the daemon
+/// may be anything.
+fn same_network(network: &Network, target: &Target, attachment: &Attachment) -> Vec<String> {
     let mut findings = Vec::new();
     let wanted = &attachment.wanted;
     if network.mode.kind() != Some(wanted.kind) {
@@ -62,7 +64,36 @@ fn same_network(network: &Network, attachment: &Attachment) -> Vec<String> {
             wanted.segment, network.segment
         ));
     }
+    let mut differ = |what: &str, found: String, wanted: String| {
+        if found != wanted {
+            findings.push(format!("{what} is {found}, the network's is {wanted}"));
+        }
+    };
+    if let Some(mtu) = network.mtu {
+        differ("its MTU", attachment.mtu.to_string(), mtu.to_string());
+    }
+    if let Some(mac) = network.mac(target) {
+        differ("its MAC address", attachment.mac.to_string(), mac.to_string());
+    }
+    differ(
+        "its rate limit",
+        limits(&wanted.rate_limit),
+        limits(&network.rate_limit),
+    );
+    differ(
+        "its `antiSpoof`",
+        wanted.anti_spoof.to_string(),
+        network.anti_spoof.to_string(),
+    );
     findings
+}
+
+/// In the words of the configuration, which are those between plugin and daemon.
+fn limits(limit: &RateLimit) -> String {
+    match serde_json::to_string(limit) {
+        Ok(text) if !limit.is_empty() => text,
+        _ => "none".to_owned(),
+    }
 }
 
 /// What the daemon has against what the runtime remembers.

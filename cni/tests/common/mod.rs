@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
@@ -29,6 +29,17 @@ pub(crate) struct State {
     pub(crate) refuse: BTreeMap<&'static str, (u16, Value)>,
     /// An attachment that awaits addresses is gone when they come.
     pub(crate) forget: bool,
+    /// At which request the daemon stops until this is none, and whether it has done by then what it was asked.
+    pub(crate) hold: Option<(&'static str, Held)>,
+    /// It has stopped there.
+    pub(crate) held: bool,
+}
+
+/// When a daemon stops.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Held {
+    Before,
+    After,
 }
 
 /// An HTTP server on a unix socket, with the paths of the daemon.
@@ -104,7 +115,9 @@ fn serve(stream: UnixStream, state: &Mutex<State>) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
+    wait_if_held(state, &method, &path, Held::Before);
     let (status, answer) = answer(&mut state.lock().unwrap(), &method, &path, &body);
+    wait_if_held(state, &method, &path, Held::After);
     if status != 0 {
         let answer = answer.to_string();
         let head = format!(
@@ -112,6 +125,24 @@ fn serve(stream: UnixStream, state: &Mutex<State>) {
             answer.len()
         );
         let _ = reader.get_mut().write_all(format!("{head}{answer}").as_bytes());
+    }
+}
+
+/// `PUT` is that of an attachment, `addresses` that of its addresses.
+fn wait_if_held(state: &Mutex<State>, method: &str, path: &str, when: Held) {
+    let what = if path.ends_with("/addresses") {
+        "addresses"
+    } else {
+        method
+    };
+    loop {
+        let mut state = state.lock().unwrap();
+        if state.hold.is_none_or(|(at, held)| at != what || held != when) {
+            return;
+        }
+        state.held = true;
+        drop(state);
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
@@ -252,6 +283,21 @@ impl Ran {
 
 /// Runs the plugin with these variables and nothing else.
 pub(crate) fn plugin(variables: &[(&str, &str)], stdin: &[u8]) -> Ran {
+    let output = started(variables, stdin).wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let out = match text.trim() {
+        "" => Value::Null,
+        text => serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}")),
+    };
+    Ran {
+        success: output.status.success(),
+        out,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The same, without waiting for its end.
+pub(crate) fn started(variables: &[(&str, &str)], stdin: &[u8]) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_clearway-cni"))
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -263,17 +309,7 @@ pub(crate) fn plugin(variables: &[(&str, &str)], stdin: &[u8]) -> Ran {
         .unwrap();
     // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(stdin);
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let out = match text.trim() {
-        "" => Value::Null,
-        text => serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}")),
-    };
-    Ran {
-        success: output.status.success(),
-        out,
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    child
 }
 
 /// A call of a verb for [`CONTAINER`]'s `net1`.

@@ -140,11 +140,12 @@ fn keys_of_kinds(port: &Port) -> [(PortKind, Vec<(&'static str, bool)>); 4] {
 }
 
 /// The keys for the rights of a socket that we make.
-fn socket_rights(port: &Port) -> [(&'static str, bool); 3] {
+fn socket_rights(port: &Port) -> [(&'static str, bool); 4] {
     [
         ("owner", port.owner.is_some()),
         ("group", port.group.is_some()),
         ("permissions", port.permissions.is_some()),
+        ("selinux-label", port.selinux_label.is_some()),
     ]
 }
 

@@ -3,23 +3,30 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clearway_config::Name;
 use clearway_config::attach::{Route, Segment, VhostSocket};
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::fchownat;
 
 use super::known::Known;
 use crate::daemon::{Standing, remove_stale_socket};
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
 use crate::host::Host;
-use crate::host::accounts;
 use crate::host::pod::{PodError, PodNetns, Veth, differences};
+use crate::host::{accounts, label};
 
 /// The longest alias of an interface, in bytes: `IFALIASZ` of the kernel without the zero byte.
 const MAX_ALIAS: usize = 255;
+
+/// The rights of a socket's folder that is made for it.
+const FOLDER_MODE: u32 = 0o750;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +40,7 @@ pub(crate) enum Fault {
     /// The folder of a vhost-user socket, or the socket in it.
     #[error("{attempt} {} failed: {source}", .path.display())]
     Folder {
-        /// "making", "giving away", "labelling", "removing".
+        /// "making", "opening", "labelling", "looking at", "giving rights to", "giving away", "removing".
         attempt: &'static str,
         /// The folder, or the socket.
         path: PathBuf,
@@ -382,10 +389,15 @@ fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Resul
     };
     fs::create_dir_all(folder).map_err(failed("making"))?;
     let socket = socket.cloned().unwrap_or_default();
+    if !ours && socket.selinux_label.is_none() {
+        return Ok(());
+    }
+    let there = open_folder(folder).map_err(failed("opening"))?;
+    // What is another's already can be changed by nobody without CAP_FOWNER, so that comes last.
+    if let Some(wanted) = &socket.selinux_label {
+        label::give(&there, wanted).map_err(failed("labelling"))?;
+    }
     if ours {
-        // Whoever may use the socket has to reach it.
-        let mode = fs::Permissions::from_mode(0o750);
-        fs::set_permissions(folder, mode).map_err(failed("giving rights to"))?;
         let none = |what: &str, name: &str| {
             let text = format!("this host has no {what} `{name}`; create it, or name another one");
             failed("giving away")(io::Error::other(text))
@@ -394,15 +406,37 @@ fn make_folder(folder: &Path, ours: bool, socket: Option<&VhostSocket>) -> Resul
         let owner = owner.map(|name| accounts::user(name).ok_or_else(|| none("user", name)));
         let group = socket.group.as_deref();
         let group = group.map(|name| accounts::group(name).ok_or_else(|| none("group", name)));
-        nix::unistd::chown(folder, owner.transpose()?, group.transpose()?)
-            .map_err(|errno| failed("giving away")(errno.into()))?;
-    }
-    if let Some(label) = &socket.selinux_label {
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(folder, "security.selinux", label.as_bytes(), flags)
-            .map_err(|errno| failed("labelling")(errno.into()))?;
+        let is = fs::metadata(folder).map_err(failed("looking at"))?;
+        if is.mode() & 0o7777 != FOLDER_MODE {
+            // Whoever may use the socket has to reach it.
+            let mode = fs::Permissions::from_mode(FOLDER_MODE);
+            fs::set_permissions(folder, mode).map_err(failed("giving rights to"))?;
+        }
+        fchownat(
+            &there,
+            "",
+            owner.transpose()?,
+            group.transpose()?,
+            AtFlags::AT_EMPTY_PATH,
+        )
+        .map_err(|errno| failed("giving away")(errno.into()))?;
     }
     Ok(())
+}
+
+/// As a path alone, and not what a symbolic link of its name leads to: whoever may write in the folder above would choose
+/// what is given away.
+fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    open(folder, flags, Mode::empty()).map_err(|errno| {
+        let is_link = fs::symlink_metadata(folder).is_ok_and(|found| found.is_symlink());
+        match is_link {
+            true => io::Error::other(
+                "it is a symbolic link, which is not followed; name the folder that it leads to",
+            ),
+            false => errno.into(),
+        }
+    })
 }
 
 #[cfg(test)]

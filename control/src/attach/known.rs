@@ -229,6 +229,7 @@ fn port_of(attachment: &Attachment) -> Port {
                 port.owner = socket.owner;
                 port.group = socket.group;
                 port.permissions = socket.permissions;
+                port.selinux_label = socket.selinux_label;
             }
         }
     }
@@ -314,11 +315,15 @@ mod tests {
             ("tap", serde_json::json!({})),
             (
                 "vhost-user",
-                serde_json::json!({"owner": "107", "group": "108", "permissions": "0660", "queue-pairs": 2}),
+                serde_json::json!({
+                    "owner": "107", "group": "108", "permissions": "0660", "selinux-label": "u:r:t", "queue-pairs": 2
+                }),
             ),
             (
                 "vhost-user",
-                serde_json::json!({"owner": "107", "group": "108", "permissions": "0660", "client": true}),
+                serde_json::json!({
+                    "owner": "107", "group": "108", "permissions": "0660", "selinux-label": "u:r:t", "client": true
+                }),
             ),
         ] {
             let mut wanted = common.clone();
@@ -353,6 +358,7 @@ mod tests {
                         }
                     );
                     assert_eq!((port.permissions.is_some(), port.client), (ours, !ours));
+                    assert_eq!(port.selinux_label.as_deref(), ours.then_some("u:r:t"));
                     assert_eq!(port.queue_pairs, ours.then_some(2));
                     let socket = port.socket.expect("a socket");
                     assert!(socket.starts_with("/run/vhost") && socket.ends_with("vhost.sock"));

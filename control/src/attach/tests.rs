@@ -1,28 +1,31 @@
 //! Every step of an attachment's life fails, or is the last thing that the daemon does, once each: whatever comes of it,
 //! an attachment is there as a whole or nothing of it is left.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use clearway_config::Name;
 use clearway_config::attach::{
     Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Route, Segment,
     VhostSocket,
 };
+use clearway_config::{Name, PortKind};
+use clearway_io::TapDevice;
 
 use super::ground::{Fault, Ground};
 use super::known::Known;
 use super::manager::PATIENCE;
 use super::{AttachError, HostGround, Manager};
-use crate::daemon::Standing;
+use crate::daemon::{AttachedPort, Standing};
 use crate::handle::{ApiError, ErrorCode, Handle, Request};
 use crate::host::pod::PodNetns;
 use crate::host::pod::testbed::Container;
+use crate::host::tap::{Tap, Wanted};
 use crate::host::testing::{isolate, sh};
 use crate::store::{Change, MemoryStore, Record, Store, StoreError};
 
@@ -181,12 +184,30 @@ impl Store for ScriptedStore {
     }
 }
 
-/// Everything that outlives a daemon, a daemon on it, and the control thread, which here only remembers.
+/// The ports that the control thread has, each with its TAP, if it is one.
+type Ports = BTreeMap<Name, Option<(TapDevice, Tap)>>;
+
+/// What of a port is here: the control thread makes a TAP, and nothing else is needed.
+fn opened(attached: &AttachedPort) -> Result<Option<(TapDevice, Tap)>, ApiError> {
+    if attached.port.kind != PortKind::Tap {
+        return Ok(None);
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Tap::open(&Wanted::of(&attached.port)) {
+            // A child that another test is about to start has our queues until it is another program.
+            Err(error) if error.passes() && Instant::now() < end => sleep(Duration::from_millis(5)),
+            made => return made.map(Some).map_err(ApiError::failed),
+        }
+    }
+}
+
+/// Everything that outlives a daemon, a daemon on it, and the control thread, which here remembers ports and makes TAPs.
 struct Scene {
     ground: Arc<HostGround>,
     store: MemoryStore,
     script: Script,
-    ports: Arc<Mutex<BTreeSet<Name>>>,
+    ports: Arc<Mutex<Ports>>,
     /// The bridge domain of every segment; none: it is missing.
     domain: Domain,
     pod: Container,
@@ -197,7 +218,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         isolate();
-        let ports = Arc::new(Mutex::new(BTreeSet::new()));
+        let ports = Arc::new(Mutex::new(Ports::new()));
         let domain = Domain::default();
         *domain.lock().expect("no panic") = Some(name("red"));
         let handle = control(ports.clone(), domain.clone());
@@ -220,11 +241,16 @@ impl Scene {
     fn restart(&mut self, plan: Plan) {
         self.script.play(plan);
         self.daemon = Arc::new(manager(&self.ground, &self.store, &self.script));
-        *self.ports() = self.daemon.ports().into_keys().collect();
+        // The kernel closes what the first one had.
+        self.ports().clear();
+        for (name, attached) in self.daemon.ports() {
+            let port = opened(&attached).expect("it is as the last daemon left it");
+            self.ports().insert(name, port);
+        }
         self.daemon.finish();
     }
 
-    fn ports(&self) -> MutexGuard<'_, BTreeSet<Name>> {
+    fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().expect("no panic")
     }
 
@@ -258,8 +284,9 @@ impl Scene {
             AttachKind::Veth => {
                 !self.pod.ip("link show type veth").is_empty() || !sh("ip link show type veth").is_empty()
             }
-            // The control thread of this scene makes none.
-            AttachKind::Tap => !self.ports().is_empty(),
+            AttachKind::Tap => {
+                !self.pod.ip("link show type tun").is_empty() || !sh("ip link show type tun").is_empty()
+            }
             AttachKind::VhostUser => {
                 let folders = std::fs::read_dir(self.folder.path().join("vhost"));
                 folders.is_ok_and(|mut folders| folders.next().is_some())
@@ -285,7 +312,7 @@ fn manager(ground: &Arc<HostGround>, store: &MemoryStore, script: &Script) -> Ma
 
 type Domain = Arc<Mutex<Option<Name>>>;
 
-fn control(ports: Arc<Mutex<BTreeSet<Name>>>, domain: Domain) -> Handle {
+fn control(ports: Arc<Mutex<Ports>>, domain: Domain) -> Handle {
     let pool = "version: 1\naddress-pools: {p: {subnets: [{subnet: 10.8.0.0/29}]}}\n";
     let spec = clearway_config::Spec::from_yaml(pool, "test").expect("it is right");
     Handle::new(move |request| {
@@ -299,16 +326,17 @@ fn control(ports: Arc<Mutex<BTreeSet<Name>>>, domain: Domain) -> Handle {
                 });
                 reply.send(standing.ok_or_else(|| ApiError::not_found("there is no such segment")));
             }
-            Request::Attach { name, reply, .. } => {
-                ports.insert(name);
-                reply.send(Ok(()));
+            Request::Attach { name, wanted, reply } => {
+                reply.send(opened(&wanted).map(|port| {
+                    ports.insert(name, port);
+                }));
             }
             Request::Detach { name, reply, .. } => {
                 ports.remove(&name);
                 reply.send(Ok(()));
             }
             Request::WhyDown { name, reply } => {
-                let down = (!ports.contains(&name)).then(|| "not there".to_owned());
+                let down = (!ports.contains_key(&name)).then(|| "not there".to_owned());
                 reply.send(Ok(down));
             }
             _ => return false,
@@ -342,8 +370,7 @@ fn every(plan: impl Fn(usize) -> Plan, mut work: impl FnMut(Plan) -> usize) -> u
     0
 }
 
-/// A veth and a socket have all their steps here; the TAP's own is the control thread's.
-const KINDS: [AttachKind; 2] = [AttachKind::Veth, AttachKind::VhostUser];
+const KINDS: [AttachKind; 3] = [AttachKind::Veth, AttachKind::Tap, AttachKind::VhostUser];
 
 #[test]
 fn a_step_that_fails_leaves_all_or_nothing() {
@@ -441,15 +468,19 @@ fn lease() -> Addresses {
 }
 
 fn awaiting(scene: &Scene) -> Attach {
+    awaiting_as(scene, AttachKind::Veth)
+}
+
+fn awaiting_as(scene: &Scene, kind: AttachKind) -> Attach {
     Attach {
         ipam: Ipam::Awaited,
-        ..scene.wanted(AttachKind::Veth)
+        ..scene.wanted(kind)
     }
 }
 
 /// Its record, its port and its interface: there is no lease of ours.
-fn parts(scene: &mut Scene) -> [bool; 3] {
-    let [record, port, thing, _] = scene.traces(AttachKind::Veth);
+fn parts(scene: &mut Scene, kind: AttachKind) -> [bool; 3] {
+    let [record, port, thing, _] = scene.traces(kind);
     [record, port, thing]
 }
 
@@ -527,7 +558,7 @@ fn a_delegated_route_must_have_its_place() {
     assert!(matches!(refused, Err(AttachError::Step { .. })), "{refused:?}");
     scene.daemon.remove(&id("c")).expect("removed");
     scene.pod.sh("ip link del eth0");
-    assert_eq!(parts(&mut scene), [false; 3]);
+    assert_eq!(parts(&mut scene, AttachKind::Veth), [false; 3]);
     scene.daemon.add(&id("c"), delegated).expect("added");
     let given = scene
         .daemon
@@ -543,7 +574,11 @@ fn one_that_awaits_addresses_in_vain_goes() {
     scene.daemon.add(&id("c"), awaiting(&scene)).expect("added");
     scene.daemon.let_pass(&id("c"), PATIENCE - 60 * second);
     scene.daemon.finish();
-    assert_eq!(parts(&mut scene), [true; 3], "they may still come");
+    assert_eq!(
+        parts(&mut scene, AttachKind::Veth),
+        [true; 3],
+        "they may still come"
+    );
     // Meanwhile they come for another one, which stays.
     let other = Container::start();
     let there = Attach {
@@ -580,9 +615,16 @@ fn one_that_awaits_addresses_in_vain_goes() {
 
 #[test]
 fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
+    for kind in [AttachKind::Veth, AttachKind::Tap] {
+        awaited_as_a_whole_or_gone(kind);
+    }
+}
+
+#[track_caller]
+fn awaited_as_a_whole_or_gone(kind: AttachKind) {
     let mut scene = Scene::new();
     let work = |scene: &Scene| {
-        scene.daemon.add(&id("c"), awaiting(scene))?;
+        scene.daemon.add(&id("c"), awaiting_as(scene, kind))?;
         scene.daemon.give_addresses(&id("c"), lease())
     };
     for plan in [Plan::Fails as fn(usize) -> Plan, Plan::Lies] {
@@ -593,29 +635,31 @@ fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
             scene.script.play(Plan::Nothing);
             // Where the addresses could not be given the plugin takes it back, while the interface is there.
             if given.is_err() && !scene.daemon.list().is_empty() {
-                assert_eq!(parts(&mut scene), [true; 3], "{plan:?}: {given:?}");
+                assert_eq!(parts(&mut scene, kind), [true; 3], "{kind} {plan:?}: {given:?}");
             }
             scene.daemon.remove(&id("c")).expect("nothing fails now");
-            assert_eq!(scene.traces(AttachKind::Veth), NOTHING, "{plan:?}: {given:?}");
+            assert_eq!(scene.traces(kind), NOTHING, "{kind} {plan:?}: {given:?}");
             tried
         });
+        // A TAP's port and interface are one.
+        let least = if kind == AttachKind::Tap { 5 } else { 6 };
         assert!(
-            steps >= 6,
-            "record, interface, settings, port, addresses, record: {steps}"
+            steps >= least,
+            "{kind}: record, interface, settings, port, addresses, record: {steps}"
         );
         // Taking it back fails at each step.
         every(plan, |plan| {
             scene.script.play(Plan::Nothing);
             scene
                 .daemon
-                .add(&id("c"), awaiting(&scene))
+                .add(&id("c"), awaiting_as(&scene, kind))
                 .expect("nothing fails now");
             scene.script.play(plan);
             let removed = scene.daemon.remove(&id("c"));
             let tried = scene.script.steps();
             scene.script.play(Plan::Nothing);
             scene.daemon.finish();
-            assert_eq!(scene.traces(AttachKind::Veth), NOTHING, "{plan:?}: {removed:?}");
+            assert_eq!(scene.traces(kind), NOTHING, "{kind} {plan:?}: {removed:?}");
             tried
         });
     }
@@ -628,10 +672,10 @@ fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
             scene.script.steps()
         });
         scene.restart(Plan::Nothing);
-        let there = parts(&mut scene);
+        let there = parts(&mut scene, kind);
         assert!(
             there == [true; 3] || !given && there == [false; 3],
-            "{plan:?}: {there:?}"
+            "{kind} {plan:?}: {there:?}"
         );
         // Whoever was to bring the addresses is told.
         let told = scene.daemon.give_addresses(&id("c"), lease());
@@ -719,16 +763,6 @@ fn of_two_containers_with_one_namespace_the_second_does_not_take_the_firsts_inte
         let mut wanted = scene.wanted(kind);
         wanted.ipam = Ipam::None;
         scene.script.play(Plan::Nothing);
-        let netns = scene.pod.path();
-        scene.script.meanwhile("open_port", move || {
-            // What the control thread does, which here makes none.
-            if kind == AttachKind::Tap {
-                sh(&format!(
-                    "nsenter --net={} ip tuntap add net1 mode tap",
-                    netns.display()
-                ));
-            }
-        });
         scene.daemon.add(&id("c"), wanted.clone()).expect("added");
         // The second one finds the name free, as one does that has looked before the first one's interface was made.
         scene.pod.sh("ip link delete net1");
@@ -935,6 +969,11 @@ fn a_sockets_folder_is_its_users() {
             std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
         }
         let added = scene.daemon.add(&id("c"), wanted).expect("added");
+        let known = Known {
+            attachment: added.clone(),
+            netns: scene.pod.netns(),
+        };
+        scene.ground.make_folder(&known).expect("once more is fine");
         let place = added.socket.expect("a socket");
         let place = place.parent().expect("a folder");
         let meta = std::fs::metadata(place).expect("it was made");
@@ -944,9 +983,7 @@ fn a_sockets_folder_is_its_users() {
             Some(_) => (0, 0, 0o711),
         };
         assert_eq!(rights, expected);
-        let mut found = [0_u8; 100];
-        let length = rustix::fs::getxattr(place, "security.selinux", &mut found[..]).expect("it has a label");
-        assert_eq!(found[..length].trim_ascii_end(), label.as_bytes());
+        assert_eq!(label_of(place), Some(label.to_owned()));
         scene.daemon.remove(&id("c")).expect("removed");
     }
     let mut wanted = scene.wanted(AttachKind::VhostUser);
@@ -964,6 +1001,52 @@ fn a_sockets_folder_is_its_users() {
         "{refused}"
     );
     assert_eq!(scene.daemon.list(), []);
+}
+
+fn label_of(place: &Path) -> Option<String> {
+    let mut found = [0_u8; 100];
+    let length = rustix::fs::lgetxattr(place, "security.selinux", &mut found[..]).ok()?;
+    let label = String::from_utf8_lossy(found[..length].trim_ascii_end());
+    Some(label.into_owned())
+}
+
+/// Whoever may write in the folder above would say which file gets the label.
+#[test]
+fn a_symbolic_link_in_a_folders_place_is_not_followed() {
+    let scene = Scene::new();
+    let (target, link) = (
+        scene.folder.path().join("target"),
+        scene.folder.path().join("link"),
+    );
+    std::fs::create_dir(&target).expect("a folder");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    let asking = |folder: PathBuf, label: Option<&str>| {
+        let mut wanted = scene.wanted(AttachKind::VhostUser);
+        wanted.vhost = Some(VhostSocket {
+            folder: Some(folder),
+            selinux_label: label.map(str::to_owned),
+            ..VhostSocket::default()
+        });
+        scene.daemon.add(&id("c"), wanted)
+    };
+    let refused = asking(link.clone(), Some("u:r:t"))
+        .expect_err("it is a link")
+        .to_string();
+    assert!(
+        refused.contains(&link.display().to_string())
+            && refused.contains("symbolic link")
+            && refused.contains("nothing is left"),
+        "{refused}"
+    );
+    assert_eq!(label_of(&target), None);
+    assert_eq!(scene.daemon.list(), []);
+    // A link on the way there is the user's own, and one that is given nothing may be a link.
+    std::fs::create_dir(target.join("sub")).expect("a folder");
+    for (folder, label) in [(link.join("sub"), Some("u:r:t")), (link, None)] {
+        asking(folder, label).expect("added");
+        scene.daemon.remove(&id("c")).expect("removed");
+    }
+    assert_eq!(label_of(&target.join("sub")), Some("u:r:t".to_owned()));
 }
 
 #[test]

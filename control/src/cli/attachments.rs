@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clearway_config::attach::{Attachment, AttachmentState, Segment};
+use clearway_config::attach::{Attachment, AttachmentId, AttachmentState, Ipam, Segment};
 use serde::Serialize;
 
 use super::args::Why;
@@ -18,7 +18,10 @@ use crate::store::Owner;
 /// All attachments of this name: a container ID or its beginning, `NAMESPACE/POD` or `POD`, each also with `/INTERFACE`
 /// behind it, or the name of the port.
 pub(crate) fn named(client: &Client, name: &str) -> Result<Vec<Attachment>, CliError> {
-    let all: Vec<Attachment> = client.get("/v1/attachments")?;
+    of_name(client.get("/v1/attachments")?, name)
+}
+
+fn of_name(all: Vec<Attachment>, name: &str) -> Result<Vec<Attachment>, CliError> {
     let count = all.len();
     let found: Vec<_> = all.into_iter().filter(|a| is_named(a, name)).collect();
     if found.is_empty() {
@@ -43,22 +46,50 @@ fn is_named(attachment: &Attachment, name: &str) -> bool {
 
 /// `clearway why`: from the pod to the last drop.
 pub(crate) fn why(client: &Client, args: &Why) -> Result<(), CliError> {
-    let found = named(client, &args.attachment)?;
-    if found.len() > 1 {
-        let names: Vec<_> = found.iter().map(|a| a.id.to_string()).collect();
-        let message = format!(
-            "{:?} may be any of {}: say which",
-            args.attachment,
-            names.join(", ")
-        );
-        return Err(CliError::Api {
-            error: ApiError::new(ErrorCode::BadRequest, message),
-        });
-    }
-    let Some(known) = found.first() else { return Ok(()) };
-    let attachment: Attachment = client.get(&known.id.api_path())?;
-    let story = Story::tell(client, attachment)?;
+    let known = the_one(named(client, &args.attachment)?, &args.attachment)?;
+    // Looked at now; the list is of when each was looked at last.
+    let attachment = client.get(&known.api_path())?;
+    let story = Story::tell(attachment, Seen::ask(client)?);
     output::print(&output::render(&story, args.output.format)?)
+}
+
+/// Of those of a name the only one.
+fn the_one(found: Vec<Attachment>, name: &str) -> Result<AttachmentId, CliError> {
+    match &found[..] {
+        [one] => Ok(one.id.clone()),
+        several => {
+            let names: Vec<_> = several.iter().map(|a| a.id.to_string()).collect();
+            let message = format!("{name:?} may be any of {}: say which", names.join(", "));
+            Err(CliError::Api {
+                error: ApiError::new(ErrorCode::BadRequest, message),
+            })
+        }
+    }
+}
+
+/// What the daemon says of everything, in which that of one attachment is found.
+#[derive(Default)]
+struct Seen {
+    ports: Vec<PortView>,
+    domains: Vec<BridgeDomainView>,
+    tunnels: Vec<TunnelView>,
+    stations: Vec<FdbView>,
+    counters: Vec<CounterView>,
+    drops: Vec<DropView>,
+}
+
+impl Seen {
+    fn ask(client: &Client) -> Result<Self, CliError> {
+        let drops: DropsView = client.get("/v1/drops")?;
+        Ok(Self {
+            ports: client.get("/v1/ports")?,
+            domains: client.get("/v1/bridge-domains")?,
+            tunnels: client.get("/v1/tunnels")?,
+            stations: client.get("/v1/fdb")?,
+            counters: client.get("/v1/counters")?,
+            drops: drops.drops,
+        })
+    }
 }
 
 /// Everything that a frame of an attachment depends on.
@@ -78,30 +109,24 @@ struct Story {
 }
 
 impl Story {
-    fn tell(client: &Client, attachment: Attachment) -> Result<Self, CliError> {
+    fn tell(attachment: Attachment, seen: Seen) -> Self {
         let name = attachment.port.to_string();
-        let ports: Vec<PortView> = client.get("/v1/ports")?;
-        let port = ports.into_iter().find(|port| port.name == name);
-        let mut domains: Vec<BridgeDomainView> = client.get("/v1/bridge-domains")?;
+        let port = seen.ports.into_iter().find(|port| port.name == name);
+        let mut domains = seen.domains;
         let member = |member: &String| *member == name || member.starts_with(&format!("{name}:"));
         domains.retain(|domain| domain.members.iter().any(member));
-        let mut tunnels: Vec<TunnelView> = client.get("/v1/tunnels")?;
+        let mut tunnels = seen.tunnels;
+        // Those to which floods are copied, and those to single stations.
         tunnels.retain(|tunnel| {
-            let has = |domain: &BridgeDomainView| {
-                domain.vtep.as_ref() == Some(&tunnel.vtep) && domain.remotes.contains(&tunnel.remote)
-            };
-            domains.iter().any(has)
+            domains
+                .iter()
+                .any(|domain| tunnel.bridge_domains.contains_key(&domain.name))
         });
-        let mut stations: Vec<FdbView> = client.get("/v1/fdb")?;
+        let mut stations = seen.stations;
         stations.retain(|station| station.mac == attachment.mac);
-        let counters: Vec<CounterView> = client.get("/v1/counters")?;
-        let counters = counters.into_iter().find(|counters| counters.port == name);
-        let known: DropsView = client.get("/v1/drops")?;
-        let drops = drops_of(
-            &name,
-            &counters.map(|c| c.counters).unwrap_or_default(),
-            known.drops,
-        );
+        let counters = seen.counters.into_iter().find(|counters| counters.port == name);
+        let counters = counters.map(|c| c.counters).unwrap_or_default();
+        let drops = drops_of(&name, &counters, seen.drops);
         let mut story = Self {
             attachment,
             port,
@@ -112,7 +137,7 @@ impl Story {
             causes: Vec::new(),
         };
         story.causes = story.judge();
-        Ok(story)
+        story
     }
 
     fn judge(&self) -> Vec<String> {
@@ -121,11 +146,22 @@ impl Story {
             causes.push(format!("it is {}", self.attachment.state));
         }
         if self.attachment.addresses.ips.is_empty() && self.attachment.socket.is_none() {
-            causes.push("it has no IP address: its network has no `ipam`".to_owned());
+            let reason = match self.attachment.wanted.ipam {
+                Ipam::None => "its network has no `ipam`",
+                _ => "the IPAM plugin of its network has not given it one",
+            };
+            causes.push(format!("it has no IP address: {reason}"));
         }
         match &self.port {
             None => causes.push(format!("the engine has no port {}", self.attachment.port)),
             Some(port) => {
+                let reason = port
+                    .reason
+                    .iter()
+                    .map(|reason| format!("port {}: {reason}", port.name));
+                // Whoever has looked at the attachment has most likely found the same.
+                let news: Vec<_> = reason.filter(|reason| !causes.contains(reason)).collect();
+                causes.extend(news);
                 causes.extend(
                     port.warnings
                         .iter()
@@ -140,7 +176,9 @@ impl Story {
             }
         }
         for domain in &self.domains {
-            if domain.members.len() < 2 && domain.remotes.is_empty() {
+            let mut tunnels = self.tunnels.iter();
+            let elsewhere = tunnels.any(|tunnel| tunnel.bridge_domains.contains_key(&domain.name));
+            if domain.members.len() < 2 && !elsewhere {
                 causes.push(format!("bridge domain {} has no other member", domain.name));
             }
         }
@@ -318,3 +356,6 @@ fn port_line(port: &PortView) -> String {
         grouped(port.tx_packets)
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,14 +22,7 @@ impl From<tap::OpenError> for OpenError {
 
 impl Opener<'_> {
     pub(super) fn tap(&mut self, port: &Port, need: &Need) -> Result<Open, OpenError> {
-        let wanted = Wanted {
-            name: port.interface.clone().unwrap_or_default(),
-            netns: port.netns.clone(),
-            queues: port.queue_pairs(),
-            mac: port.mac,
-            mtu: port.mtu.map(u32::from),
-            persistent: port.persistent,
-        };
+        let wanted = Wanted::of(port);
         let (device, tap) = Tap::open(&wanted)?;
         let place = self.groups.enter(self.engine, need)?;
         let Some(group) = self.groups.sockets(&place) else {

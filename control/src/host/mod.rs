@@ -8,6 +8,7 @@
 //!              │ napi, promisc  knobs of busy polling and reception   │
 //!              │ tap      TAPs made, found and followed               │
 //!              │ pod      what is done to and in a pod's namespace    │
+//!              │ label    SELinux labels of files                     │
 //!              │ unlink   interfaces deleted, without waiting for RCU │
 //!              │ spare    an interface that nobody sees               │
 //!              │ restore  the journal that gives all of it back       │
@@ -26,6 +27,7 @@ pub(crate) mod doctor;
 pub(crate) mod ethtool;
 pub(crate) mod facts;
 mod genl;
+pub(crate) mod label;
 pub(crate) mod links;
 pub(crate) mod napi;
 pub(crate) mod netdev;

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clearway_config::Port;
 use clearway_io::{TapDevice, TapError};
 use clearway_wire::MacAddr;
 
@@ -37,6 +38,20 @@ pub(crate) struct Wanted {
     pub(crate) mtu: Option<u32>,
     /// It stays when its queues are closed.
     pub(crate) persistent: bool,
+}
+
+impl Wanted {
+    /// The one of a port.
+    pub(crate) fn of(port: &Port) -> Self {
+        Self {
+            name: port.interface.clone().unwrap_or_default(),
+            netns: port.netns.clone(),
+            queues: port.queue_pairs(),
+            mac: port.mac,
+            mtu: port.mtu.map(u32::from),
+            persistent: port.persistent,
+        }
+    }
 }
 
 /// Why there is no TAP.

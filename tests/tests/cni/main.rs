@@ -1,7 +1,9 @@
 //! The CNI plugin with the real daemon, run as a runtime runs it: every verb in every version of the protocol, drift,
 //! collection, chains with other plugins, networks of other plugins; after each, nothing is left.
 
+mod limits;
 mod others;
+mod why;
 
 use clearway_tests::{CniFailure, CniNetwork, Container, Daemon, Netns, Node, Ping, ready, wait_for};
 use serde_json::{Value, json};

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::api::{Occupant, Socket, wait_for_turn};
 use crate::daemon::open::OpenError;
-use crate::host::accounts;
+use crate::host::{accounts, label};
 
 /// Front-ends that may wait while one is turned away.
 const BACKLOG: i32 = 16;
@@ -171,11 +171,12 @@ pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whom a socket belongs to, and who may connect.
+/// Whom a socket belongs to, who may connect, and its SELinux label.
 struct Rights {
     owner: Option<Uid>,
     group: Option<Gid>,
     mode: Mode,
+    label: Option<String>,
 }
 
 impl Rights {
@@ -197,6 +198,7 @@ impl Rights {
             owner: owner.transpose()?,
             group: group.transpose()?,
             mode: Mode::from_bits_truncate(port.permissions.unwrap_or_default().0.into()),
+            label: port.selinux_label.clone(),
         })
     }
 
@@ -208,7 +210,10 @@ impl Rights {
         if kind != SFlag::S_IFSOCK {
             return Err(io::Error::other("somebody put something else in its place"));
         }
-        // First the mode: a socket of another's takes CAP_FOWNER.
+        // First label and mode: a socket of another's takes CAP_FOWNER.
+        if let Some(label) = &self.label {
+            label::give(&socket, label)?;
+        }
         let same = format!("/proc/self/fd/{}", socket.as_raw_fd());
         fchmodat(AT_FDCWD, same.as_str(), self.mode, FchmodatFlags::FollowSymlink)?;
         if self.owner.is_some() || self.group.is_some() {

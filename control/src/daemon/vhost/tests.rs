@@ -572,6 +572,45 @@ fn a_socket_has_the_configured_rights_and_goes_with_its_port() {
     assert_eq!((there.uid(), there.gid()), (mine.uid(), mine.gid()));
 }
 
+/// Also where a long path is reached through its folder, and of another's.
+#[test]
+fn a_socket_has_the_configured_label() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let long = dir.path().join("x".repeat(150));
+    std::fs::create_dir(&long).expect("a folder");
+    let label = "system_u:object_r:svirt_image_t:s0:c1,c2";
+    for folder in [dir.path(), &long] {
+        for more in ["", ", owner: '12345', group: '23456'"] {
+            let port = port(folder, &format!(", selinux-label: '{label}'{more}"));
+            let path = port.socket.clone().expect("a socket");
+            let _served = listen(&port, &path).expect("a socket");
+            let mut found = [0_u8; 100];
+            let length = rustix::fs::lgetxattr(&path, "security.selinux", &mut found[..]).expect("a label");
+            assert_eq!(found[..length].trim_ascii_end(), label.as_bytes());
+        }
+    }
+    // Where nobody asks for one it is the policy's.
+    let port = port(dir.path(), "");
+    let path = port.socket.clone().expect("a socket");
+    let _served = listen(&port, &path).expect("a socket");
+    let found = rustix::fs::lgetxattr(&path, "security.selinux", &mut [0_u8; 100][..]);
+    assert_eq!(found, Err(rustix::io::Errno::NODATA));
+}
+
+#[test]
+fn a_label_that_can_not_be_given_is_told_and_leaves_no_socket() {
+    // No file system takes one of that length (xattr(7)).
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = port(dir.path(), &format!(", selinux-label: '{}'", "x".repeat(70_000)));
+    let told = refused(&port);
+    assert!(
+        told.contains("setting the rights of") && told.contains("SELinux label"),
+        "{}",
+        &told[..100]
+    );
+    assert!(!port.socket.expect("a socket").exists());
+}
+
 #[test]
 fn only_a_socket_of_the_dead_is_replaced() {
     let dir = tempfile::tempdir().expect("a folder");
