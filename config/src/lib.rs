@@ -49,7 +49,7 @@ pub use read::WriteError;
 pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
-pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use spec::{Api, CrossConnect, Engine, GuestMemoryLimit, Hugepages, Idle, Spec, Worker};
 pub use sriov::{OnLinkLoss, Pf, PfName, PfNameError, Sriov, VfDriver, VfLinkState, VfRange, VfSet};
 pub use url::path_segment;
 pub use validate::HostFacts;

@@ -109,6 +109,10 @@ pub struct Port {
     /// `vhost-user`: the SELinux label of the socket. Not with `client`. Absent: the one that the host's policy gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selinux_label: Option<String>,
+    /// `vhost-user`: the most memory that a guest may share, all its regions together, in MiB: what the daemon has to pay for where that memory is holes. Whoever announces more loses its connection. A change holds from the next connection on. Absent: `engine.max-guest-memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_194_304))]
+    pub max_guest_memory: Option<u32>,
 
     /// The bridge domain of this port's untagged frames; tagged frames are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,6 +172,8 @@ impl Port {
     pub const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
     /// The fewest and the most `queue-pairs`.
     pub const QUEUE_PAIRS: std::ops::RangeInclusive<u16> = 1..=16;
+    /// The smallest and the largest `max-guest-memory`, in MiB: 4 TiB is what one guest may have in any case.
+    pub const GUEST_MEMORY: std::ops::RangeInclusive<u32> = 1..=4_194_304;
     /// The longest file name of a `socket` whose path is longer than a unix socket's address: it is then reached
     /// through its folder's descriptor, as `/proc/self/fd/NUMBER/NAME`.
     pub const SOCKET_NAME: usize = 80;
@@ -203,6 +209,7 @@ impl Port {
             group: None,
             permissions: None,
             selinux_label: None,
+            max_guest_memory: None,
             access: None,
             tunnel: None,
             trunk: Vec::new(),

@@ -48,6 +48,32 @@ pub struct Spec {
 impl Spec {
     /// The version of the file format that this release reads and writes.
     pub const VERSION: u32 = 1;
+
+    /// What bounds the memory of a port's guests, if anything does.
+    pub fn guest_memory_limit(&self, port: &Port) -> Option<GuestMemoryLimit> {
+        let own = port
+            .max_guest_memory
+            .map(|mib| (mib, "the port's `max-guest-memory`"));
+        let all = self.engine.max_guest_memory;
+        let (mib, key) = own.or(all.map(|mib| (mib, "`engine.max-guest-memory`")))?;
+        Some(GuestMemoryLimit { mib, key })
+    }
+}
+
+/// The most memory that a guest may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestMemoryLimit {
+    /// MiB.
+    pub mib: u32,
+    /// Which key says so, in words.
+    pub key: &'static str,
+}
+
+impl GuestMemoryLimit {
+    /// Bytes.
+    pub fn bytes(self) -> u64 {
+        u64::from(self.mib) << 20
+    }
 }
 
 impl Default for Spec {
@@ -85,6 +111,10 @@ pub struct Engine {
     pub fdb_capacity: u32,
     /// Whether frame memory lies in hugepages.
     pub hugepages: Hugepages,
+    /// `max-guest-memory` of all `vhost-user` ports that have none of their own, those of pods included, in MiB. Changes live, for the next connection of each. Absent: only the addresses that one process has are shared out; the first guest may have 4 TiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_194_304))]
+    pub max_guest_memory: Option<u32>,
 }
 
 impl Engine {
@@ -101,6 +131,7 @@ impl Default for Engine {
             workers: Vec::new(),
             fdb_capacity: 65_536,
             hugepages: Hugepages::default(),
+            max_guest_memory: None,
         }
     }
 }
@@ -178,3 +209,28 @@ pub struct CrossConnect(
     /// The other end.
     pub Name,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PortKind;
+
+    #[test]
+    fn a_port_without_a_bound_for_memory_has_that_of_all() {
+        let mut spec = Spec::default();
+        let mut port = Port::new(PortKind::VhostUser);
+        let limit = |spec: &Spec, port: &Port| {
+            let limit = spec.guest_memory_limit(port)?;
+            Some((limit.bytes(), limit.key))
+        };
+        assert_eq!(limit(&spec, &port), None);
+        spec.engine.max_guest_memory = Some(2048);
+        let all = (2 << 30, "`engine.max-guest-memory`");
+        assert_eq!(limit(&spec, &port), Some(all));
+        for mib in [1, 4096] {
+            port.max_guest_memory = Some(mib);
+            let own = (u64::from(mib) << 20, "the port's `max-guest-memory`");
+            assert_eq!(limit(&spec, &port), Some(own));
+        }
+    }
+}

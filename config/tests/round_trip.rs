@@ -78,13 +78,13 @@ prop_compose! {
         read in option::of("[ -~é]{0,12}"),
         write in option::of("[ -~é]{0,12}"),
         (owner, group, socket) in (option::of("[ -~]{0,8}"), option::of("[ -~]{0,8}"), option::of("[ -~é]{0,12}")),
-        (client, queue_pairs) in any::<(bool, Option<u16>)>(),
+        (client, queue_pairs, max_guest_memory) in any::<(bool, Option<u16>, Option<u32>)>(),
         permissions in option::of((0..=0o777u16).prop_map(Permissions)),
         selinux_label in option::of("[ -~]{0,12}"),
         (netns, mac, persistent) in (option::of("[ -~]{0,8}"), option::of(any::<[u8; 6]>().prop_map(MacAddr)), any::<bool>()),
     ) -> Port {
         Port {
-            netns, mac, persistent, owner, group, socket: socket.map(Into::into), client, queue_pairs, permissions, selinux_label,
+            netns, mac, persistent, owner, group, socket: socket.map(Into::into), client, queue_pairs, permissions, selinux_label, max_guest_memory,
             interface, steering, mode, queues, busy_poll, busy_poll_budget, ring_size, frames, replace, checksum, workers,
             read: read.map(Into::into), write: write.map(Into::into), repeat, rate, ..Port::new(kind)
         }
@@ -246,7 +246,7 @@ prop_compose! {
         idle in prop_oneof![Just(Idle::Adaptive), Just(Idle::Spin)],
         hugepages in prop::sample::select(vec![Hugepages::Auto, Hugepages::Off, Hugepages::Require]),
         workers in vec(any::<u16>().prop_map(|core| Worker { core }), 0..3),
-        fdb_capacity in any::<u32>(),
+        (fdb_capacity, max_guest_memory) in any::<(u32, Option<u32>)>(),
         socket in "[ -~é]{0,12}",
         ports in btree_map(name(), port(), 0..3),
         bridge_domains in btree_map(name(), bridge_domain(), 0..3),
@@ -255,7 +255,7 @@ prop_compose! {
         cross_connects in vec((name(), name()).prop_map(|(a, b)| CrossConnect(a, b)), 0..2),
         pfs in btree_map(pf_name(), pf(), 0..3),
     ) -> Spec {
-        let engine = Engine { idle, workers, fdb_capacity, hugepages };
+        let engine = Engine { idle, workers, fdb_capacity, hugepages, max_guest_memory };
         let api = Api { socket: socket.into() };
         Spec { version: Spec::VERSION, engine, api, ports, bridge_domains, vteps, address_pools, cross_connects, sriov: Sriov { pfs } }
     }

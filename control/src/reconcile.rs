@@ -29,7 +29,7 @@ pub(crate) enum Action {
     Table {
         /// What becomes of it.
         change: Fate,
-        /// `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
+        /// `engine`, `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -64,7 +64,8 @@ pub(crate) struct Refused {
 /// The steps from `now` to `wanted`, in the order in which they are done.
 pub(crate) fn plan(now: &Spec, wanted: &Spec) -> Result<Vec<Action>, Refused> {
     refuse(now, wanted)?;
-    let mut actions = ports(now, wanted);
+    let mut actions = Vec::from_iter(engine(now, wanted));
+    actions.extend(ports(now, wanted));
     actions.extend(section(
         "bridge-domain",
         &now.bridge_domains,
@@ -117,6 +118,18 @@ fn refuse(now: &Spec, wanted: &Spec) -> Result<(), Refused> {
         Some((path, from, to)) => Err(Refused { path, from, to }),
         None => Ok(()),
     }
+}
+
+/// What of `engine` can change live.
+fn engine(now: &Spec, wanted: &Spec) -> Option<Action> {
+    let (old, new) = (now.engine.max_guest_memory, wanted.engine.max_guest_memory);
+    let text = |limit: Option<u32>| limit.map_or("absent".to_owned(), |mib| mib.to_string());
+    (old != new).then(|| Action::Table {
+        change: Fate::Change,
+        kind: "engine",
+        name: "max-guest-memory".to_owned(),
+        detail: format!("{} to {}", text(old), text(new)),
+    })
 }
 
 /// A value as the configuration writes it.
@@ -285,6 +298,7 @@ mod tests {
   b: {kind: af-xdp, interface: e1, trunk: [10]}
   c: {kind: memory}
   d: {kind: memory}
+  g: {kind: vhost-user, socket: /run/g.sock, access: red}
 bridge-domains: {red: {vlan: 10, vni: 7}}
 vteps: {v: {local: 192.0.2.1}}
 address-pools: {p: {subnets: [{subnet: 10.9.0.0/24}]}}
@@ -333,6 +347,7 @@ cross-connects: [[c, d]]
                 "add b",
                 "add c",
                 "add d",
+                "add g",
                 "add bridge-domain red ()",
                 "add vtep v ()",
                 "add address-pool p ()",
@@ -388,6 +403,16 @@ cross-connects: [[c, d]]
                 "interface: e0",
                 "interface: e0, workers: {0: 1}",
                 &["move a (workers: {} to {\"0\":1})"],
+            ),
+            (
+                "g.sock",
+                "g.sock, max-guest-memory: 64",
+                &["change g (max-guest-memory: absent to 64)"],
+            ),
+            (
+                "ports:",
+                "engine: {max-guest-memory: 64}\nports:",
+                &["change engine max-guest-memory (absent to 64)"],
             ),
             (
                 "vlan: 10, vni: 7",

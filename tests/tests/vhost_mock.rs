@@ -2,7 +2,10 @@
 //! rings of odd sizes), queue pairs on several workers, and daemons that are killed under rings of every kind.
 
 use clearway_tests::{Daemon, Netns, ready, wait_for};
-use clearway_virtio_mock::{FrontEnd, Guest, GuestOptions, Shape, feature, protocol, request};
+use clearway_virtio_mock::{
+    FrontEnd, Guest, GuestOptions, RamRegion, Shape, feature, protocol, region, request, words,
+};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -387,6 +390,102 @@ fn an_mtu_goes_with_its_guest() {
     b.send(&a, 1, 2014);
     b.send(&a, 2, 1514);
     assert_eq!(a.receive(&b, 1), [(2, 1514)], "1500 is what it starts with");
+    daemon.assert_ledger();
+    daemon.stop();
+}
+
+/// Memory that a front-end announces is bounded by the configuration, for ports that have no bound of their own too. Who
+/// announces more is refused, others lose nothing, and a change holds from the next connection on.
+#[test]
+fn a_guest_with_more_memory_than_it_may_have_is_refused() {
+    const MIB: u64 = 1 << 20;
+    if !ready() {
+        return;
+    }
+    let scene = Scene::new(false);
+    let config = |engine: u32, own: &str| {
+        let ports = scene.config(&["a", "b", "c"]);
+        let c = format!("  c: {{kind: vhost-user{own}");
+        let ports = ports.replace("  c: {kind: vhost-user", &c);
+        format!("engine: {{max-guest-memory: {engine}}}\n{ports}")
+    };
+    let daemon = Daemon::start(&scene.ns, &config(16, ""));
+    let small = |name| {
+        let ram = vec![12 << 20, 4 << 20];
+        let options = GuestOptions {
+            ram,
+            ..options(0, 64, 1)
+        };
+        scene.station(name, &options)
+    };
+    let (mut a, mut b) = (small("a"), small("b"));
+    a.connect(PROTOCOL);
+    b.connect(PROTOCOL);
+    let port = |name: &str| {
+        let all = daemon.get("ports");
+        let found = all
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|one| one["name"] == name);
+        found.expect("the port")["guest"].clone()
+    };
+    // Nothing is behind the file but its size.
+    let mut memory = RamRegion::new(1 << 40, 1 << 40, 4096);
+    memory.size = 17 * MIB;
+    memory
+        .file
+        .set_len(memory.offset + memory.size)
+        .expect("a sparse file");
+    let add = |front: &FrontEnd| {
+        let payload = [words(&[0]), region(&memory)].concat();
+        front.tell(request::ADD_MEM_REG, &payload, &[memory.file.as_fd()])
+    };
+    let greet = || {
+        wait_for("a connection that lasts", PATIENCE, || {
+            let mut front = FrontEnd::connect(&scene.dir.path().join("c")).ok()?;
+            front.negotiate(feature::VERSION_1, PROTOCOL).ok().map(|_| front)
+        })
+    };
+    let refused = |why: &str| {
+        let front = greet();
+        assert_ne!(add(&front).expect("an answer"), 0);
+        assert!(front.closes());
+        drop(front);
+        wait_for(&format!("last_end says {why}"), PATIENCE, || {
+            let last = port("c")["last_end"].as_str()?.contains(why);
+            (last && port("c")["state"] == "listening").then_some(())
+        });
+    };
+    let taken = || {
+        let front = greet();
+        assert_eq!(add(&front).expect("an answer"), 0);
+        front
+    };
+    let of_all = "its memory regions have 17825792 bytes in all, more than the 16777216 (16 MiB) of `engine.max-guest-memory`";
+    refused(of_all);
+    a.send(&b, 0, 60);
+    assert_eq!(b.receive(&a, 1), [(0, 60)]);
+
+    let plan = daemon.apply(&config(17, ""));
+    assert!(plan.contains("max-guest-memory"), "{plan}");
+    let front = taken();
+    daemon.apply(&config(16, ""));
+    assert!(front.number(request::GET_FEATURES).is_ok(), "who is there stays");
+    drop(front);
+    refused(of_all);
+
+    // The port's own key holds, whichever is larger.
+    daemon.apply(&config(16, ", max-guest-memory: 17"));
+    drop(taken());
+    daemon.apply(&config(17, ", max-guest-memory: 16"));
+    refused("17825792 bytes in all, more than the 16777216 (16 MiB) of the port's `max-guest-memory`");
+
+    b.send(&a, 1, 60);
+    assert_eq!(a.receive(&b, 1), [(1, 60)]);
+    for name in ["a", "b"] {
+        assert_eq!(port(name)["connections"], 1, "{name} was left alone");
+    }
     daemon.assert_ledger();
     daemon.stop();
 }

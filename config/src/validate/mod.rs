@@ -17,7 +17,7 @@ use clearway_wire::MacAddr;
 use crate::error::{SemanticError, nearest};
 use crate::path::Path;
 use crate::problem::Problem;
-use crate::{Api, Engine, Name, Spec};
+use crate::{Api, Engine, Name, Port, Spec};
 
 /// What the host has, for checks that need to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,6 +148,9 @@ fn document(spec: &Spec, host: &HostFacts, findings: &mut Findings) {
         &spec.engine.fdb_capacity,
         &Engine::FDB_CAPACITY,
     );
+    if let Some(memory) = spec.engine.max_guest_memory {
+        findings.range(engine.at("max-guest-memory"), &memory, &Port::GUEST_MEMORY);
+    }
     let workers = engine.at("workers");
     let (found, most) = (spec.engine.workers.len(), Engine::MAX_WORKERS);
     if found > most {

@@ -128,6 +128,7 @@ fn keys_of_kinds(port: &Port) -> [(PortKind, Vec<(&'static str, bool)>); 4] {
         ("socket", port.socket.is_some()),
         ("client", port.client),
         ("queue-pairs", port.queue_pairs.is_some()),
+        ("max-guest-memory", port.max_guest_memory.is_some()),
     ];
     vhost_user.extend(socket_rights(port));
     [
@@ -277,6 +278,9 @@ fn numbers(port: &Port, path: &Path, findings: &mut Findings) {
     }
     if let Some(pairs) = port.queue_pairs {
         findings.range(path.at("queue-pairs"), &pairs, &Port::QUEUE_PAIRS);
+    }
+    if let Some(memory) = port.max_guest_memory {
+        findings.range(path.at("max-guest-memory"), &memory, &Port::GUEST_MEMORY);
     }
     if let Some(rate) = port.rate {
         findings.range(path.at("rate"), &rate, &Port::RATE);

@@ -431,7 +431,7 @@ pub(crate) struct ApplyReport {
 pub(crate) struct ActionView {
     /// What is done.
     pub(crate) verb: Verb,
-    /// To what kind of thing: `port`, `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
+    /// To what kind of thing: `engine` (the name is the key's), `port`, `bridge-domain`, `vtep`, `address-pool`, `cross-connect`.
     pub(crate) kind: String,
     /// Its name.
     pub(crate) name: String,

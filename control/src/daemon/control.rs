@@ -371,6 +371,7 @@ impl Control {
         for (name, port) in &spec.ports {
             if let Some(guest) = self.guest(name) {
                 guest.limit_mtu(port.mtu);
+                guest.limit_memory(spec.guest_memory_limit(port));
             }
         }
         Ok(())

@@ -244,10 +244,13 @@ impl Control {
                 Err(error) => tracing::error!(port = %name, queue, %error, "the queue is not polled"),
             }
         }
-        if let (Some(guest), Some(inbox)) = (&open.guest, &self.inbox)
-            && let Err(error) = guest.start(name, inbox.clone())
-        {
-            tracing::error!(port = %name, %error, "its guests are not served: its thread could not be started");
+        if let (Some(guest), Some(inbox)) = (&open.guest, &self.inbox) {
+            if let Some(port) = self.spec.ports.get(name) {
+                guest.limit_memory(self.spec.guest_memory_limit(port));
+            }
+            if let Err(error) = guest.start(name, inbox.clone()) {
+                tracing::error!(port = %name, %error, "its guests are not served: its thread could not be started");
+            }
         }
     }
 

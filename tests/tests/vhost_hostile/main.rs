@@ -14,7 +14,7 @@ mod rings;
 mod scene;
 
 use clearway_tests::{ready, wait_for};
-use scene::{Behaviour, HOSTILE, Scene, Witnesses};
+use scene::{BOUNDED, Behaviour, HOSTILE, Scene, Witnesses};
 use std::time::Duration;
 
 #[test]
@@ -27,15 +27,19 @@ fn hostile_front_ends_harm_themselves_alone() {
     let mut sink = scene.start_guest("sink", 0);
     let before = scene.possessions(&mut daemon);
     let witnesses = Witnesses::start(&scene);
-    let all: Vec<&Behaviour> = [messages::ALL, memory::ALL, rings::ALL]
-        .into_iter()
-        .flatten()
+    let all = [messages::ALL, memory::ALL, rings::ALL].into_iter().flatten();
+    // By turns: a port pauses for up to a second after a connection that failed.
+    let all = all.zip(HOSTILE.into_iter().cycle());
+    let all: Vec<(&Behaviour, &str)> = all
+        .chain(
+            memory::BEYOND_A_BOUND
+                .iter()
+                .map(|behaviour| (behaviour, BOUNDED.0)),
+        )
         .collect();
     let mut names = std::collections::BTreeSet::new();
-    for (i, behaviour) in all.iter().enumerate() {
+    for (behaviour, port) in all {
         assert!(names.insert(behaviour.name), "{} is there twice", behaviour.name);
-        // By turns: a port pauses for up to a second after a connection that failed.
-        let port = HOSTILE[i % HOSTILE.len()];
         println!("{:40} {:90} {}", behaviour.name, behaviour.does, behaviour.expect);
         scene.run(&daemon, port, behaviour, &mut sink);
     }

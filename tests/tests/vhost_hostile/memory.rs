@@ -1,6 +1,6 @@
 //! Memory that a front-end shares and should not have.
 
-use crate::scene::{Behaviour, Expect, Hostile, PROTOCOL, Scene};
+use crate::scene::{BOUNDED, Behaviour, Expect, Hostile, PROTOCOL, Scene};
 use clearway_virtio_mock::{RamRegion, memory_table, protocol, region, request, state, words};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -57,6 +57,71 @@ pub fn holds(scene: &Scene, port: &str, bytes: u64) -> Hostile {
     assert_eq!(slot(&h, request::ADD_MEM_REG, &one), Some(0), "{port}: {bytes}");
     h
 }
+
+/// A region of an empty file.
+fn holes(at: u64, size: u64) -> RamRegion {
+    let mut one = RamRegion::new(at << 40, at << 40, 4096);
+    one.size = size;
+    one.file.set_len(one.offset + size).expect("a sparse file");
+    one
+}
+
+const BOUND: u64 = (BOUNDED.1 as u64) << 20;
+const BEYOND: &str = "(8 MiB) of the port's `max-guest-memory`";
+
+/// What is possible elsewhere, and not on a port with a bound for what a guest shares.
+pub const BEYOND_A_BOUND: &[Behaviour] = &[
+    Behaviour {
+        name: "holes_beyond_the_bound",
+        does: "shares an empty file of a terabyte, for the daemon to touch page after page of it",
+        expect: Expect::Ends(BEYOND),
+        act: |h| {
+            greet(h);
+            let one = holes(1, 1 << 40);
+            let fd = one.fd();
+            share(h, &[one], &[fd.as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "regions_beyond_the_bound_together",
+        does: "shares two regions, each within the port's bound, and a page more in all",
+        expect: Expect::Ends(BEYOND),
+        act: |h| {
+            greet(h);
+            let regions = [holes(1, BOUND), holes(2, 4096)];
+            let fds = [regions[0].fd(), regions[1].fd()];
+            share(h, &regions, &[fds[0].as_fd(), fds[1].as_fd()]);
+        },
+    },
+    Behaviour {
+        name: "slots_beyond_the_bound_while_rings_run",
+        does: "adds slot after slot of holes under its rings, until the port's bound is passed",
+        expect: Expect::Ends(BEYOND),
+        act: |h| {
+            h.start();
+            let has: u64 = h.guest.ram.regions().iter().map(|one| one.size).sum();
+            let most = (BOUND - has) >> 20;
+            for i in 1..=most {
+                assert_eq!(slot(h, request::ADD_MEM_REG, &holes(i, 1 << 20)), Some(0), "{i}");
+            }
+            let result = slot(h, request::ADD_MEM_REG, &holes(100, 4096));
+            assert_ne!(result, Some(0), "a page beyond");
+        },
+    },
+    Behaviour {
+        name: "slots_replaced_within_the_bound",
+        does: "removes and adds slots all the time, and never has more than the port's bound",
+        expect: Expect::GoesOn,
+        act: |h| {
+            h.start();
+            for _ in 0..20 {
+                let one = holes(1, 2 << 20);
+                assert_eq!(slot(h, request::ADD_MEM_REG, &one), Some(0));
+                assert_eq!(slot(h, request::REM_MEM_REG, &one), Some(0));
+            }
+        },
+    },
+];
 
 pub const ALL: &[Behaviour] = &[
     Behaviour {

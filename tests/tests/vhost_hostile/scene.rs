@@ -44,6 +44,8 @@ impl std::fmt::Display for Expect {
 
 /// Its ports.
 pub const HOSTILE: [&str; 4] = ["h0", "h1", "h2", "h3"];
+/// A port of its own, with a bound of so many MiB for what a guest shares.
+pub const BOUNDED: (&str, u32) = ("bounded", 8);
 /// Ports of others.
 const OTHERS: [&str; 3] = ["sink", "w0", "w1"];
 
@@ -169,14 +171,20 @@ impl Scene {
     }
 
     pub fn daemon(&self) -> Daemon<'_> {
-        self.daemon_of(HOSTILE.into_iter().chain(OTHERS).map(str::to_owned))
+        let ports = HOSTILE.into_iter().chain(OTHERS).chain([BOUNDED.0]);
+        self.daemon_of(ports.map(str::to_owned))
     }
 
     /// With ports of these names.
     pub fn daemon_of(&self, names: impl Iterator<Item = String>) -> Daemon<'_> {
         let port = |name: String| {
             let socket = self.path(&name).display().to_string();
-            format!("  {name}: {{kind: vhost-user, socket: '{socket}', access: lan}}\n")
+            let bound = if name == BOUNDED.0 {
+                format!(", max-guest-memory: {}", BOUNDED.1)
+            } else {
+                String::new()
+            };
+            format!("  {name}: {{kind: vhost-user, socket: '{socket}', access: lan{bound}}}\n")
         };
         let ports: String = names.map(port).collect();
         Daemon::start(

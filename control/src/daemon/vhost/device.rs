@@ -16,8 +16,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use clearway_config::GuestMemoryLimit;
 use clearway_io::{
-    DirtyLog, GuestMemory, Inflight, InflightRegion, Umem, VhostConfig, VhostPort, VringConfig,
+    DirtyLog, GuestMemory, Inflight, InflightRegion, Umem, VhostConfig, VhostPort, VringConfig, VringError,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::{
@@ -72,6 +73,8 @@ pub(super) struct Device {
     umem: Umem,
     features: Option<u64>,
     protocol: u64,
+    /// As it was when the connection was made: a guest that runs is not ended by a change of the configuration.
+    memory_limit: Option<GuestMemoryLimit>,
     memory: Option<Arc<GuestMemory>>,
     /// SET_LOG_BASE.
     log: Option<Arc<DirtyLog>>,
@@ -99,6 +102,7 @@ impl Device {
         let pairs = usize::from(pairs);
         Self {
             control,
+            memory_limit: shared.memory_limit(),
             shared,
             umem,
             features: None,
@@ -208,7 +212,7 @@ impl Device {
         let transmits = config.transmit.is_some();
         let mut port = match VhostPort::new(config, &self.umem) {
             Ok(port) => port,
-            Err(error) if self.slots => {
+            Err(error) if self.awaits_memory(&error) => {
                 tracing::debug!(pair, %error, "waiting for its memory");
                 return Ok(());
             }
@@ -247,12 +251,19 @@ impl Device {
                     }
                     (ring.base, config.base) = (base, base);
                 }
-                Err(error) if self.slots => tracing::debug!(ring = index, %error, "waiting for its memory"),
+                Err(error) if self.awaits_memory(&error) => {
+                    tracing::debug!(ring = index, %error, "waiting for its memory");
+                }
                 Err(error) => return Err(wrong(error)),
             }
         }
         config.record = Some(record);
         Ok(())
+    }
+
+    /// Whether a ring may be right as soon as more memory is there.
+    fn awaits_memory(&self, error: &VringError) -> bool {
+        self.slots && matches!(error, VringError::Address { .. })
     }
 
     fn build_all(&mut self) -> Result<()> {
@@ -283,6 +294,21 @@ impl Device {
             )));
         }
         Ok(())
+    }
+
+    /// Refuses a guest that would share more than it may. What of it is holes is paid for by us, page by page, as it
+    /// has us touch them.
+    fn check_memory(&self, sizes: impl IntoIterator<Item = u64>) -> Result<()> {
+        let sum = sizes.into_iter().fold(0, u64::saturating_add);
+        match self.memory_limit {
+            Some(limit) if sum > limit.bytes() => Err(wrong(format_args!(
+                "its memory regions have {sum} bytes in all, more than the {} ({} MiB) of {}; give the guest less memory or raise that",
+                limit.bytes(),
+                limit.mib,
+                limit.key
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn slots_so_far(&self) -> GuestMemory {
@@ -393,6 +419,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
+        self.check_memory(regions.iter().map(|region| spec(region).size))?;
         let files: Vec<OwnedFd> = files.into_iter().map(shared).collect::<Result<_>>()?;
         let regions = regions.iter().map(spec).zip(files);
         // What was before goes first: the port's share need not have room for both.
@@ -549,6 +576,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         _postcopy: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
         let before = self.slots_so_far();
+        self.check_memory([before.bytes(), spec(region).size])?;
         let memory = before.with(spec(region), shared(fd)?).map_err(wrong)?;
         self.use_memory(memory, true)?;
         Ok(None)

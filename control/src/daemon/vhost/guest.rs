@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clearway_config::{Name, Port};
+use clearway_config::{GuestMemoryLimit, Name, Port};
 use clearway_io::{EventFd, GuestShare, RingFile, Umem};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -61,6 +61,7 @@ pub(super) struct Shared {
     /// Why the port's thread is to drop its connection.
     fault: Mutex<Option<String>>,
     mtu_limit: Mutex<Option<u16>>,
+    memory_limit: Mutex<Option<GuestMemoryLimit>>,
     /// Where packed rings are.
     pub(super) records: Arc<RingFile>,
     /// What its guests may map.
@@ -77,6 +78,7 @@ impl Shared {
             status: Mutex::default(),
             fault: Mutex::default(),
             mtu_limit: Mutex::new(mtu_limit),
+            memory_limit: Mutex::default(),
             records,
             share: GuestShare::new(),
             asked: AtomicU32::new(0),
@@ -92,6 +94,11 @@ impl Shared {
     /// The largest MTU that a guest may ask for, where the configuration says one.
     pub(super) fn mtu_limit(&self) -> Option<u16> {
         *lock(&self.mtu_limit)
+    }
+
+    /// The most memory that the next guest may share, where the configuration says so.
+    pub(super) fn memory_limit(&self) -> Option<GuestMemoryLimit> {
+        *lock(&self.memory_limit)
     }
 
     fn is_waiting(&self) -> bool {
@@ -222,6 +229,11 @@ impl Guest {
     /// The largest MTU that a guest may ask for from now on.
     pub(crate) fn limit_mtu(&self, limit: Option<u16>) {
         *lock(&self.shared.mtu_limit) = limit;
+    }
+
+    /// The most memory that guests may share from the next connection on.
+    pub(crate) fn limit_memory(&self, limit: Option<GuestMemoryLimit>) {
+        *lock(&self.shared.memory_limit) = limit;
     }
 
     /// A ring has failed: the connection ends.

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use clearway_config::{Name, Port as PortSpec, Spec};
+use clearway_config::{GuestMemoryLimit, Name, Port as PortSpec, Spec};
 use clearway_io::{FrameBatch, HugePages, PoolSet, Port, Umem, UmemGeometry, VhostPort};
 use clearway_virtio_mock::{
-    FrontEnd, Guest as Driver, GuestOptions, RamRegion, Shape, addresses, feature, protocol, request, state,
-    words,
+    FrontEnd, Guest as Driver, GuestOptions, RamRegion, Shape, addresses, feature, memory_table, protocol,
+    region, request, state, words,
 };
 
 use super::guest::{Guest, Status};
@@ -433,6 +433,106 @@ fn memory_that_may_make_a_worker_wait_is_refused() {
     assert!(front.closes());
     let status = rig.until("it is said why", |status| status.last.is_some());
     assert!(status.last.expect("why").contains("memfd"));
+}
+
+/// A front-end that adds memory in slots, up to so many bytes, in pieces of 512 KiB; what the last answer was.
+fn add_slots(front: &FrontEnd, bytes: u64) -> u64 {
+    let piece = 512 << 10;
+    let answers = (0..bytes.div_ceil(piece)).map(|slot| {
+        let one = RamRegion::new(slot << 30, slot << 40, piece.min(bytes - slot * piece));
+        let payload = [words(&[0]), region(&one)].concat();
+        front.tell(request::ADD_MEM_REG, &payload, &[one.file.as_fd()])
+    });
+    let answers: Vec<u64> = answers.collect::<Result<_, _>>().expect("answers");
+    let (last, before) = answers.split_last().expect("a slot");
+    assert!(before.iter().all(|answer| *answer == 0), "{answers:?}");
+    *last
+}
+
+#[test]
+fn a_guest_that_shares_more_than_it_may_is_refused() {
+    const MIB: u64 = 1 << 20;
+    let rig = Rig::new("");
+    let limit = |mib| {
+        let key = "`engine.max-guest-memory`";
+        rig.guest.limit_memory(Some(GuestMemoryLimit { mib, key }));
+    };
+    let connect = |protocol| {
+        let mut front = rig.front();
+        front.negotiate(feature::VERSION_1, protocol).expect("features");
+        front
+    };
+    let slots = PROTOCOL | protocol::CONFIGURE_MEM_SLOTS;
+    let refused = |front: FrontEnd, connections: u64| {
+        assert!(front.closes());
+        drop(front);
+        let why = "its memory regions have 1052672 bytes in all, more than the 1048576 (1 MiB) of `engine.max-guest-memory`";
+        rig.until(why, |status| {
+            let last = status.last.as_deref().unwrap_or_default();
+            !status.connected && status.connections == connections && last.contains(why)
+        });
+    };
+    limit(1);
+    let front = connect(slots);
+    assert_eq!(add_slots(&front, MIB), 0, "all that it may");
+    drop(front);
+    rig.until("the guest is gone", |status| !status.connected);
+
+    let front = connect(slots);
+    assert_ne!(add_slots(&front, MIB + 4096), 0);
+    refused(front, 2);
+
+    // Each region by itself would do.
+    let front = connect(PROTOCOL);
+    let regions = [
+        RamRegion::new(0, 0, MIB / 2),
+        RamRegion::new(MIB, MIB, MIB / 2 + 4096),
+    ];
+    let files = [regions[0].file.as_fd(), regions[1].file.as_fd()];
+    let table = memory_table(&regions);
+    let answer = front.tell(request::SET_MEM_TABLE, &table, &files);
+    assert_ne!(answer.expect("an answer"), 0);
+    refused(front, 3);
+
+    // A guest that is there keeps what it was promised; the next one has what holds by then.
+    limit(2);
+    let front = connect(slots);
+    limit(1);
+    assert_eq!(add_slots(&front, MIB + 4096), 0);
+    drop(front);
+    rig.until("the guest is gone", |status| !status.connected);
+    let front = connect(slots);
+    assert_ne!(add_slots(&front, MIB + 4096), 0);
+    refused(front, 5);
+    rig.guest.limit_memory(None);
+    let front = connect(slots);
+    assert_eq!(add_slots(&front, 3 * MIB), 0);
+}
+
+/// Memory that comes in slots may still come; a ring that no memory makes right is none to wait for.
+#[test]
+fn a_ring_that_is_impossible_is_refused_with_memory_in_slots_too() {
+    for format in [0, feature::RING_PACKED] {
+        let rig = Rig::new("");
+        let mut front = rig.front();
+        let guest = driver(format, 1);
+        front
+            .start(&guest, PROTOCOL | protocol::CONFIGURE_MEM_SLOTS)
+            .expect("a start");
+        assert_eq!(rig.polled(), [0]);
+        // No power of two; and a base behind the end of a packed ring.
+        let (what, number) = if format == 0 {
+            (request::SET_VRING_NUM, 48)
+        } else {
+            (request::SET_VRING_BASE, 0x7fff_7fff)
+        };
+        let answer = front.tell(what, &state(1, number), &[]).expect("an answer");
+        assert_ne!(answer, 0);
+        assert!(front.closes());
+        let status = rig.until("it is said why", |status| status.last.is_some());
+        let last = status.last.expect("why");
+        assert!(last.contains("entries is not possible"), "{last}");
+    }
 }
 
 fn refused(port: &PortSpec) -> String {

@@ -259,6 +259,13 @@ impl GuestMemory {
         self.regions.len()
     }
 
+    /// Bytes of all regions.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.regions.iter().map(|region| region.spec.size);
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// Where `len` bytes at an address of the front-end's process are here; none if they are not all in one region.
     pub(crate) fn at_user(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
         self.regions.iter().find_map(|region| {
