@@ -8,36 +8,53 @@ use super::*;
 /// The variable that makes `client_process` one.
 const ROLE: &str = "CLEARWAY_HANDOVER_CLIENT";
 
-/// What a started process does: `connect PATH` and requests, each answered with a line.
+/// What a started process does: `connect PATH` and requests, or `serve PATH` and `who`; each answered with a line.
 #[test]
 #[ignore = "is started by other tests"]
 fn client_process() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    let mut client = None;
+    let (mut client, mut server) = (None, None);
     for line in std::io::stdin().lines() {
         let line = line.expect("a line");
-        let answer = match line.strip_prefix("connect ") {
-            Some(path) => {
-                client = Some(Client::connect(Path::new(path)));
-                "connected".to_owned()
-            }
-            None => {
-                let client = client.as_ref().expect("connected");
-                client.send(&line, &[]);
-                let (text, descriptors) = client.answer().expect("an answer");
-                let inodes = descriptors
-                    .into_iter()
-                    .map(|map| File::from(map).metadata().expect("its data").ino().to_string());
-                std::iter::once(text).chain(inodes).collect::<Vec<_>>().join(" ")
-            }
+        let answer = if let Some(path) = line.strip_prefix("connect ") {
+            client = Some(Client::connect(Path::new(path)));
+            "connected".to_owned()
+        } else if let Some(path) = line.strip_prefix("serve ") {
+            server = Some(serve(Path::new(path)));
+            "serving".to_owned()
+        } else if line == "who" {
+            let socket = rustix::net::accept(server.as_ref().expect("serving")).expect("a client");
+            format!("{:?}", Peer::of(&socket))
+        } else {
+            let client = client.as_ref().expect("connected");
+            client.send(&line, &[]);
+            let (text, descriptors) = client.answer().expect("an answer");
+            let inodes = descriptors
+                .into_iter()
+                .map(|map| File::from(map).metadata().expect("its data").ino().to_string());
+            std::iter::once(text).chain(inodes).collect::<Vec<_>>().join(" ")
         };
         println!("\nanswer {answer}");
     }
 }
 
-/// Another process, as a client.
+/// A socket that is listened on, and no more.
+fn serve(path: &Path) -> OwnedFd {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .expect("a socket");
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).expect("an address")).expect("its path");
+    rustix::net::listen(&socket, 1).expect("a server");
+    socket
+}
+
+/// Another process.
 struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -46,7 +63,11 @@ struct Process {
 
 impl Process {
     fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
+        Self::start_as(Command::new(std::env::current_exe().expect("this program")))
+    }
+
+    fn start_as(mut command: Command) -> Self {
+        let mut child = command
             .args([
                 "handover::tests::pods::client_process",
                 "--exact",
@@ -200,15 +221,7 @@ fn two_pods_at_one_socket_get_what_they_hold_and_no_more() {
 fn a_client_that_ended_is_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = socket_in(&folder);
-    let listener = socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .expect("a socket");
-    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).expect("an address")).expect("its path");
-    rustix::net::listen(&listener, 1).expect("a server");
+    let listener = serve(&path);
     let mut process = Process::start();
     process.connect(&path);
     let socket = rustix::net::accept(&listener).expect("a client");
@@ -218,6 +231,37 @@ fn a_client_that_ended_is_nobody() {
         Err(PeerError::Workload { pid: found, .. }) => assert_eq!(found, pid),
         Err(error) => panic!("{error}"),
     }
+    let is_gone = || matches!(Peer::of(&socket), Err(PeerError::Gone { pid: gone }) if gone == pid);
+    assert!(!is_gone());
+    // While nobody has taken note of its end, its number and its file in /proc are there.
+    drop(process.input.take());
+    let mut waited = 0;
+    while !is_gone() {
+        assert!(waited < 1000, "it is known still");
+        waited += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Path::new(&format!("/proc/{pid}/cgroup")).exists());
     process.end();
-    assert!(matches!(Peer::of(&socket), Err(PeerError::Gone { pid: gone }) if gone == pid));
+    assert!(is_gone());
+}
+
+#[test]
+fn a_server_in_another_pid_namespace_says_so() {
+    let mut unshare = Command::new("unshare");
+    let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output();
+    if !may.is_ok_and(|may| may.status.success()) {
+        missing("unshare --pid");
+        return;
+    }
+    unshare
+        .args(["--pid", "--fork"])
+        .arg(std::env::current_exe().expect("this program"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = socket_in(&folder);
+    let mut server = Process::start_as(unshare);
+    assert_eq!(server.ask(&format!("serve {}", path.display())), "serving");
+    let _client = Client::connect(&path);
+    assert_eq!(server.ask("who"), "Err(OtherPidNamespace)");
+    assert!(PeerError::OtherPidNamespace.to_string().contains("hostPID: true"));
 }
