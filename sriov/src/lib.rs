@@ -16,6 +16,7 @@
 )]
 
 pub mod apply;
+pub mod handover;
 pub mod hardware;
 pub mod inventory;
 mod pci;
