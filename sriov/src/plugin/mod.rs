@@ -9,7 +9,7 @@
 //!
 //! Guarantees: what a pod holds stays in its pool as long as it exists; what does not exist is neither advertised nor given; a kubelet that
 //! starts again gets every resource again. Left to the caller: the list of candidates, whole and anew after each change, without what
-//! no pod may get; the sockets in the folders that pods see. Everything runs in [`run`], on whatever tokio runtime that is polled; nothing
+//! no pod may get; the sockets in the folders that pods see. Everything runs in [`run()`], on whatever tokio runtime that is polled; nothing
 //! blocks for longer than small files take.
 
 pub mod api;
