@@ -27,6 +27,7 @@ mod reference;
 mod schema;
 mod short;
 mod spec;
+mod sriov;
 mod tree;
 mod url;
 mod validate;
@@ -49,6 +50,7 @@ pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use short::ShortFormError;
 pub use spec::{Api, CrossConnect, Engine, Hugepages, Idle, Spec, Worker};
+pub use sriov::{OnLinkLoss, Pf, PfName, PfNameError, Sriov, VfDriver, VfLinkState, VfRange, VfSet};
 pub use url::path_segment;
 pub use validate::HostFacts;
 pub use values::{
