@@ -44,7 +44,7 @@ pub use port::{
     BusyPoll, Checksum, Port, Rate, RateLimit, Service, Steering, StormControl, TagProtocol, TrunkMap,
     XdpMode,
 };
-pub use problem::{PoolProblem, Problem};
+pub use problem::{PoolProblem, Problem, SriovProblem};
 pub use read::WriteError;
 pub use reference::reference_markdown;
 pub use schema::json_schema;

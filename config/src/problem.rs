@@ -1,6 +1,7 @@
 //! The table of all that can be wrong with a well-formed configuration: one reason, one text that says what to do.
 
 mod pool;
+mod sriov;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::values::PortKind;
 use crate::{Name, NameError};
 
 pub use self::pool::PoolProblem;
+pub use self::sriov::SriovProblem;
 
 /// One thing that is wrong with a well-formed configuration. The path in front of it
 /// ([`SemanticError`](crate::SemanticError)) says where.
@@ -482,6 +484,10 @@ pub enum Problem {
     #[error(transparent)]
     Pool(#[from] PoolProblem),
 
+    /// What is wrong with an SR-IOV function.
+    #[error(transparent)]
+    Sriov(#[from] SriovProblem),
+
     // --- cross-connects ---
     /// A port connected to itself.
     #[error("the port `{port}` cannot be connected to itself; name two ports")]
@@ -539,6 +545,9 @@ impl Problem {
     /// [`NoSuch`](Problem::NoSuch), which another entry puts right.)
     pub(crate) fn stands_alone(&self) -> bool {
         if let Problem::Pool(problem) = self {
+            return problem.stands_alone();
+        }
+        if let Problem::Sriov(problem) = self {
             return problem.stands_alone();
         }
         matches!(

@@ -50,6 +50,9 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "Reservation",
         "an item of `address-pools.NAME.reservations`",
     ),
+    ("Sriov", "SR-IOV", "`sriov`"),
+    ("Pf", "Physical function", "`sriov.pfs.NAME`"),
+    ("VfRange", "VFs", "an item of `sriov.pfs.NAME.ranges`"),
 ];
 
 /// The reference of every key of a configuration file: a table for each object with key, type, default and meaning.

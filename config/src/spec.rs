@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AddressPool, BridgeDomain, Name, Port, Vtep};
+use crate::{AddressPool, BridgeDomain, Name, Port, Sriov, Vtep};
 
 /// The desired state of a Clearway: everything that one configuration file says.
 // Maps are sorted by name, so equal specs serialize to equal text and a difference of two specs is stable.
@@ -40,6 +40,9 @@ pub struct Spec {
     /// Pairs of ports whose frames go from one to the other unchanged, without learning or lookup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cross_connects: Vec<CrossConnect>,
+    /// The SR-IOV functions of the host's NICs.
+    #[serde(skip_serializing_if = "Sriov::is_empty")]
+    pub sriov: Sriov,
 }
 
 impl Spec {
@@ -58,6 +61,7 @@ impl Default for Spec {
             vteps: BTreeMap::new(),
             address_pools: BTreeMap::new(),
             cross_connects: Vec::new(),
+            sriov: Sriov::default(),
         }
     }
 }

@@ -26,6 +26,13 @@ pub struct Sriov {
     pub pfs: BTreeMap<PfName, Pf>,
 }
 
+impl Sriov {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Sriov::default()
+    }
+}
+
 /// One physical function.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clearway_config::{
     AddressPool, AddressRange, Api, BridgeDomain, BusyPoll, Checksum, CrossConnect, Damping, DscpPolicy,
-    Engine, Host, Hugepages, Idle, MoveDamping, Name, PcpPolicy, Period, Permissions, PoolRoute, PoolSubnet,
-    Port, PortKind, Queues, Rate, RateLimit, Reservation, RouteScope, Spec, StaticMac, Steering,
-    StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, Vtep, Worker, XdpMode,
+    Engine, Host, Hugepages, Idle, MoveDamping, Name, OnLinkLoss, PcpPolicy, Period, Permissions, Pf, PfName,
+    PoolRoute, PoolSubnet, Port, PortKind, Queues, Rate, RateLimit, Reservation, RouteScope, Spec, Sriov,
+    StaticMac, Steering, StormControl, TagProtocol, TrunkItem, TrunkMap, UdpChecksum, VfDriver, VfLinkState,
+    VfRange, VfSet, Vtep, Worker, XdpMode,
 };
 use clearway_wire::{Dscp, MacAddr, Pcp, Vid, Vni};
 use proptest::collection::{btree_map, vec};
@@ -191,6 +192,54 @@ prop_compose! {
     }
 }
 
+fn vf_set() -> impl Strategy<Value = VfSet> {
+    prop_oneof![
+        (0..20u16).prop_map(VfSet::one),
+        (0..20u16, 0..5u16).prop_map(|(first, more)| VfSet::range(first..=first + more)),
+        vec((0..200u16, 0..5u16), 0..4).prop_map(|all| {
+            let all: Vec<_> = all
+                .into_iter()
+                .map(|(first, more)| format!("{first}-{}", first + more))
+                .collect();
+            serde_json::from_value(serde_json::json!(all)).unwrap()
+        }),
+    ]
+}
+
+prop_compose! {
+    fn vf_range()(
+        vfs in vf_set(),
+        driver in option::of(prop_oneof![Just(VfDriver::Kernel), Just(VfDriver::VfioPci)]),
+        mac in option::of(mac()),
+        (vlan, qos, spoofchk, trust) in any::<(Option<u16>, Option<u8>, Option<bool>, Option<bool>)>(),
+        vlan_proto in option::of(prop_oneof![Just(TagProtocol::Dot1q), Just(TagProtocol::Dot1ad)]),
+        (min_tx_rate, max_tx_rate) in any::<(Option<u32>, Option<u32>)>(),
+        link_state in option::of(prop::sample::select(vec![VfLinkState::Auto, VfLinkState::Enable, VfLinkState::Disable])),
+    ) -> VfRange {
+        VfRange { vfs, driver, mac, vlan, qos, vlan_proto, spoofchk, trust, min_tx_rate, max_tx_rate, link_state }
+    }
+}
+
+prop_compose! {
+    fn pf()(
+        vfs in option::of(0..300u16),
+        mtu in any::<Option<u32>>(),
+        keep in any::<bool>(),
+        ranges in vec(vf_range(), 0..3),
+    ) -> Pf {
+        let on_link_loss = if keep { OnLinkLoss::Keep } else { OnLinkLoss::Follow };
+        Pf { vfs, mtu, on_link_loss, ranges }
+    }
+}
+
+fn pf_name() -> impl Strategy<Value = PfName> {
+    let names = prop_oneof![
+        "[a-z0-9_.-]{0,14}[a-z0-9]",
+        "[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\\.[0-7]"
+    ];
+    names.prop_map(|name| name.parse().unwrap())
+}
+
 prop_compose! {
     fn spec()(
         idle in prop_oneof![Just(Idle::Adaptive), Just(Idle::Spin)],
@@ -203,10 +252,11 @@ prop_compose! {
         vteps in btree_map(name(), vtep(), 0..3),
         address_pools in btree_map(name(), address_pool(), 0..3),
         cross_connects in vec((name(), name()).prop_map(|(a, b)| CrossConnect(a, b)), 0..2),
+        pfs in btree_map(pf_name(), pf(), 0..3),
     ) -> Spec {
         let engine = Engine { idle, workers, fdb_capacity, hugepages };
         let api = Api { socket: socket.into() };
-        Spec { version: Spec::VERSION, engine, api, ports, bridge_domains, vteps, address_pools, cross_connects }
+        Spec { version: Spec::VERSION, engine, api, ports, bridge_domains, vteps, address_pools, cross_connects, sriov: Sriov { pfs } }
     }
 }
 

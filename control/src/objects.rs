@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use clearway_config::{AddressPool, Api, BridgeDomain, CrossConnect, Engine, Name, Port, Spec, Vtep};
+use clearway_config::{AddressPool, Api, BridgeDomain, CrossConnect, Engine, Name, Port, Spec, Sriov, Vtep};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -117,6 +117,7 @@ impl Objects {
 pub(crate) enum Part<'a> {
     Engine(&'a Engine),
     Api(&'a Api),
+    Sriov(&'a Sriov),
     Port(&'a Port),
     BridgeDomain(&'a BridgeDomain),
     Vtep(&'a Vtep),
@@ -149,8 +150,11 @@ pub(crate) fn parts(spec: &Spec) -> BTreeMap<Key, Part<'_>> {
         setting("engine", Part::Engine(&spec.engine)),
         setting("api", Part::Api(&spec.api)),
     ];
+    // Without SR-IOV there is nothing to be said of it.
+    let sriov = (!spec.sriov.is_empty()).then(|| setting("sriov", Part::Sriov(&spec.sriov)));
     settings
         .into_iter()
+        .chain(sriov)
         .chain(named(ObjectKind::Port, &spec.ports, Part::Port))
         .chain(named(
             ObjectKind::BridgeDomain,
@@ -207,6 +211,7 @@ bridge-domains: {red: {vlan: 10, vni: 7}, green: {vlan: 20}}
 vteps: {v: {local: 192.0.2.1}}
 address-pools: {p: {subnets: [{subnet: 10.8.0.0/24}]}}
 cross-connects: [[d, c]]
+sriov: {pfs: {eth1: {vfs: 4}}}
 ";
 
     fn spec(text: &str) -> Spec {
@@ -230,7 +235,7 @@ cross-connects: [[d, c]]
         let first = Objects::first(&file, Owner::File, 1);
         assert_eq!(
             (said(&first), first.iter().count()),
-            (vec!["all file 1 1".to_owned()], 11)
+            (vec!["all file 1 1".to_owned()], 12)
         );
         assert_eq!(
             first.next(&file, &file, Owner::Apply, 2),

@@ -3,6 +3,7 @@
 mod bridges;
 mod pools;
 mod ports;
+mod sriov;
 mod vteps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ impl Spec {
         bridges::check(self, &mut findings);
         vteps::check(self, &mut findings);
         pools::check(self, &mut findings);
+        sriov::check(self, &mut findings);
         ports::cross_connects(self, &mut findings);
         if findings.0.is_empty() {
             Ok(())

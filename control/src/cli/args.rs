@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Add, remove and forget stations by hand
     #[command(subcommand)]
     Fdb(Fdb),
+    /// Show and set up the SR-IOV functions of this host, without a daemon
+    #[command(subcommand)]
+    Sriov(Sriov),
     Doctor(Doctor),
     Demo(Demo),
     Completions(Completions),
@@ -311,6 +314,36 @@ pub(crate) enum Fdb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sriov {
+    /// List the physical functions
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show a physical function with its VFs, or one VF
+    Show {
+        /// The name of an interface, or a PCI address
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make the functions as `sriov` of a configuration has them
+    ///
+    /// All of it, or nothing: when something is refused, what was changed before is undone. What would take a VF away that
+    /// somebody holds is refused, with all who hold one. Leases of a daemon are not known here: use it where none runs.
+    Apply {
+        /// The configuration file (YAML); `-`: standard input
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only show what would be done, and who would notice
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
 /// Explain what this host can and cannot do for Clearway, and what to change
 ///
 /// Looks at the kernel, memory, cores and interfaces; changes nothing. Fails if something will not work.
@@ -458,6 +491,19 @@ mod tests {
         assert_eq!((run.port.len(), run.core, run.cross_connect), (2, Some(1), true));
         // Global options may come last as well.
         assert!(parse("clearway get ports --socket /s").is_ok());
+    }
+
+    #[test]
+    fn functions_are_shown_and_set_up() {
+        assert!(parse("clearway sriov").is_err());
+        assert!(parse("clearway sriov show").is_err());
+        assert!(parse("clearway sriov apply").is_err());
+        assert!(parse("clearway sriov list -o json").is_ok());
+        let cli = parse("clearway sriov apply -f x --dry-run").unwrap();
+        let Command::Sriov(Sriov::Apply { dry_run, .. }) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert!(dry_run);
     }
 
     #[test]

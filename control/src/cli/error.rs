@@ -82,6 +82,9 @@ pub(crate) enum CliError {
     /// The host cannot be looked at.
     #[error("looking at this host failed: {0}")]
     Host(#[from] crate::host::HostError),
+    /// The SR-IOV functions.
+    #[error(transparent)]
+    Sriov(#[from] super::sriov::SriovError),
     /// The doctor found something that will not work.
     #[error("{0} finding(s) are bad: Clearway will not work until they are dealt with")]
     Unwell(usize),

@@ -3,7 +3,7 @@
 //! ```text
 //!   args (one definition) ─► run ──────────────────────► daemon
 //!                         ├► get · apply · fdb ─► client ─► socket ─► daemon's API
-//!                         ├► validate · schema · doctor · completions · man      (no daemon)
+//!                         ├► validate · schema · doctor · sriov · completions · man   (no daemon)
 //!                         └► demo ─► namespaces, a daemon of its own
 //! ```
 //!
@@ -21,6 +21,7 @@ mod get;
 mod output;
 mod pages;
 mod run;
+mod sriov;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Get(args) => get::get(&client(), args),
         Command::Why(args) => attachments::why(&client(), args),
         Command::Fdb(command) => change::fdb(&client(), command),
+        Command::Sriov(command) => sriov::sriov(command),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Demo(args) => Ok(demo::demo(args)?),
         Command::Completions(args) => pages::completions(args),

@@ -66,7 +66,7 @@ pub(crate) trait Store: Send {
 pub(crate) enum ObjectKind {
     /// The configuration in use as a whole, without its objects; and what its file said.
     Config,
-    /// `engine` or `api` of the configuration.
+    /// `engine`, `api` or `sriov` of the configuration.
     Setting,
     /// A port of the configuration; those of attachments follow from these.
     Port,

@@ -13,9 +13,9 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable, ParseableParametrized,
 };
 use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage, LinkVfInfo, Prop, VfInfo,
-    VfInfoLinkState, VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfLinkState as KernelState,
-    VfVlan, VfVlanInfo, VlanProtocol,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, Prop, VfInfo, VfInfoLinkState,
+    VfInfoMac, VfInfoRate, VfInfoSpoofCheck, VfInfoTrust, VfLinkState as KernelState, VfVlan, VfVlanInfo,
+    VlanProtocol,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -174,10 +174,8 @@ impl Rtnl {
 }
 
 fn link_message(ifindex: u32) -> LinkMessage {
-    let mut header = LinkHeader::default();
-    header.index = ifindex;
     let mut message = LinkMessage::default();
-    message.header = header;
+    message.header.index = ifindex;
     message
 }
 
@@ -331,5 +329,143 @@ fn said(nla: &NlaBuffer<&[u8]>) -> Option<bool> {
     match u32::from_ne_bytes(setting) {
         u32::MAX => None,
         setting => Some(setting != 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use netlink_packet_core::{Emitable, Nla};
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn bytes<T: Nla>(nla: &T) -> Vec<u8> {
+        let mut bytes = vec![0; nla.buffer_len()];
+        nla.emit(&mut bytes);
+        bytes
+    }
+
+    fn list(vfs: Vec<LinkVfInfo>) -> Vec<u8> {
+        let all: Vec<_> = vfs.iter().map(bytes).collect();
+        all.concat()
+    }
+
+    #[test]
+    fn what_is_set_is_what_is_read() {
+        let settings = [
+            VfSetting::Mac(MacAddr([2, 0, 0, 0, 0, 1])),
+            VfSetting::Vlan {
+                vlan: 100,
+                qos: 3,
+                proto: TagProtocol::Dot1ad,
+            },
+            VfSetting::Spoofchk(true),
+            VfSetting::Trust(false),
+            VfSetting::Rate { min: 10, max: 100 },
+            VfSetting::LinkState(VfLinkState::Disable),
+        ];
+        let info = LinkVfInfo(settings.iter().map(|setting| encode(9, setting)).collect());
+        let vfs = parse_vfs(&list(vec![info]));
+        let admin = vfs[&9];
+        assert_eq!(vfs.len(), 1);
+        for setting in settings {
+            assert_eq!(setting.as_it_is(&admin), Some(setting));
+        }
+    }
+
+    #[test]
+    fn what_the_driver_does_not_say_is_not_off() {
+        let mac = encode(0, &VfSetting::Mac(MacAddr::ZERO));
+        let on = encode(0, &VfSetting::Trust(true));
+        let mut list = list(vec![LinkVfInfo(vec![mac, on])]);
+        assert_eq!(parse_vfs(&list)[&0].trust, Some(true));
+        // The setting is the last word: -1, as rtnetlink presets it.
+        let end = list.len();
+        list[end - 4..].fill(0xff);
+        assert_eq!(parse_vfs(&list)[&0].trust, None);
+        assert_eq!(parse_vfs(&list)[&0].spoofchk, None);
+    }
+
+    #[test]
+    fn no_answer_makes_it_panic() {
+        let vlan = VfSetting::Vlan {
+            vlan: 5,
+            qos: 0,
+            proto: TagProtocol::Dot1q,
+        };
+        let infos = [VfSetting::Mac(MacAddr::ZERO), vlan, VfSetting::Trust(true)];
+        let info = LinkVfInfo(infos.iter().map(|setting| encode(3, setting)).collect());
+        let mut message = link_message(7);
+        message.attributes = vec![
+            LinkAttribute::IfName("eth1".into()),
+            LinkAttribute::VfInfoList(vec![info]),
+            LinkAttribute::ParentDevName("0000:03:00.0".into()),
+            LinkAttribute::ParentDevBusName("pci".into()),
+        ];
+        let mut whole = vec![0; message.buffer_len()];
+        message.emit(&mut whole);
+        let link = parse_link(&whole).unwrap();
+        assert_eq!(
+            (link.pci.unwrap().to_string(), link.vfs[&3].vlan),
+            ("0000:03:00.0".into(), 5)
+        );
+        for end in 0..whole.len() {
+            let _ = parse_link(&whole[..end]);
+            for byte in [0, 1, 0x7f, 0xff] {
+                let mut broken = whole.clone();
+                broken[end] = byte;
+                let _ = parse_link(&broken);
+                let _ = refusal(NLM_F_ACK_TLVS, &broken[..end]);
+            }
+        }
+    }
+
+    /// Needs root, as `make test` has.
+    #[test]
+    fn links_are_changed_and_refusals_told() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root: run it as `make test` does");
+        let ip = Command::new("ip")
+            .args("link add name near type veth peer name far".split(' '))
+            .status();
+        assert!(ip.unwrap().success());
+        let mut rtnl = Rtnl::open().unwrap();
+        let find = |rtnl: &mut Rtnl, name: &str| {
+            let links = rtnl.links().unwrap();
+            links.into_iter().find(|link| link.name == name)
+        };
+        let before = find(&mut rtnl, "near").unwrap();
+        let mac = MacAddr([2, 0, 0, 0, 7, 7]);
+        for change in [
+            LinkChange::Up(false),
+            LinkChange::Name("net0".into()),
+            LinkChange::AddAltname("first".into()),
+            LinkChange::AddAltname("second".into()),
+            LinkChange::RemoveAltname("first".into()),
+            LinkChange::Mac(mac),
+            LinkChange::Mtu(1400),
+            LinkChange::Up(true),
+        ] {
+            rtnl.change_link(before.ifindex, &change)
+                .unwrap_or_else(|refusal| panic!("{change}: {refusal}"));
+        }
+        let after = find(&mut rtnl, "net0").unwrap();
+        assert_eq!((after.mac, after.mtu, after.up), (Some(mac), 1400, true));
+        assert_eq!(after.altnames, ["second"]);
+        let refused = |done: Result<(), Refusal>| done.unwrap_err().errno;
+        let name = LinkChange::Name("far".into());
+        assert_eq!(refused(rtnl.change_link(before.ifindex, &name)), Errno::EEXIST);
+        assert_eq!(refused(rtnl.change_link(999, &name)), Errno::ENODEV);
+        let done = rtnl.change_link(before.ifindex, &LinkChange::Mtu(1));
+        let refusal = done.unwrap_err();
+        assert_eq!(refusal.errno, Errno::EINVAL);
+        assert!(
+            refusal.explanation.is_some_and(|text| text.contains("mtu")),
+            "the kernel's own words"
+        );
+        // A veth has no VFs.
+        let vf = VfSetting::Trust(true);
+        assert_eq!(refused(rtnl.set_vf(before.ifindex, 0, &vf)), Errno::EOPNOTSUPP);
     }
 }
