@@ -9,14 +9,19 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clearway_config::Name;
-use clearway_config::attach::{Route, Segment, VhostSocket};
+use clearway_config::attach::{Addresses, Route, Segment, VhostSocket};
+
+use clearway_sriov::hardware::Hardware;
+use clearway_sriov::saved::VfLease;
 
 use super::known::Known;
+use super::vf::{self, VfError, Vfs};
 use crate::daemon::{Standing, remove_stale_socket};
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
 use crate::host::Host;
 use crate::host::accounts;
-use crate::host::pod::{PodError, PodNetns, Veth, differences};
+use crate::host::links::IfIndex;
+use crate::host::pod::{PodError, PodNetns, Veth, Wanted, differences};
 
 /// The longest alias of an interface, in bytes: `IFALIASZ` of the kernel without the zero byte.
 const MAX_ALIAS: usize = 255;
@@ -27,6 +32,9 @@ pub(crate) enum Fault {
     /// In the pod's namespace, or with its interface.
     #[error(transparent)]
     Pod(#[from] PodError),
+    /// With a VF.
+    #[error(transparent)]
+    Vf(#[from] VfError),
     /// The control thread says no.
     #[error(transparent)]
     Control(#[from] ApiError),
@@ -51,6 +59,7 @@ impl Fault {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Control(error) => error.code,
+            Self::Vf(error) => error.code(),
             Self::Pod(error) if error.is_of_netns() => ErrorCode::BadRequest,
             Self::Pod(error) if error.is_in_the_way() => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
@@ -91,6 +100,16 @@ pub(crate) trait Ground: Send + Sync {
     fn taken_routes(&self, known: &Known) -> Result<Vec<Route>, Fault>;
     /// The folder of a socket.
     fn make_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// A lease of a VF that is free, with how it is. Nothing is changed.
+    fn take_vf(&self, device: &str, holder: &str) -> Result<VfLease, Fault>;
+    /// A lease that a record has.
+    fn hold_vf(&self, lease: &VfLease);
+    /// A lease that no record has got.
+    fn forget_vf(&self, lease: &VfLease);
+    /// The VF's settings.
+    fn set_vf(&self, known: &Known) -> Result<(), Fault>;
+    /// Its interface, if it has one, goes to the pod.
+    fn move_vf(&self, known: &Known) -> Result<(), Fault>;
     /// Has the engine forward; when this returns it does.
     fn open_port(&self, known: &Known) -> Result<(), Fault>;
     /// Tells its neighbours where it is now. They learn it anyway, later.
@@ -103,6 +122,10 @@ pub(crate) trait Ground: Send + Sync {
     fn remove_tap(&self, known: &Known) -> Result<(), Fault>;
     /// The folder goes, if it is one of ours; in another one, the socket that a killed daemon has left.
     fn remove_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// The VF's interface comes back from the pod.
+    fn fetch_vf(&self, known: &Known) -> Result<(), Fault>;
+    /// The VF is as it was before; its lease ends.
+    fn give_back_vf(&self, known: &Known) -> Result<(), Fault>;
     /// What is not as it should be, in words; nothing: all is.
     fn look(&self, known: &Known) -> Vec<String>;
     /// Makes it as it should be.
@@ -118,6 +141,7 @@ pub(crate) struct HostGround {
     vhost: PathBuf,
     /// Sockets to the kernel that nobody uses just now.
     hosts: Mutex<Vec<Host>>,
+    vfs: Vfs,
 }
 
 impl HostGround {
@@ -127,7 +151,15 @@ impl HostGround {
             handle,
             vhost,
             hosts: Mutex::default(),
+            vfs: Vfs::new(None),
         }
+    }
+
+    /// With other VFs than this host's.
+    #[cfg(test)]
+    pub(super) fn with_vfs(self, hardware: Box<dyn Hardware + Send>) -> Self {
+        let vfs = Vfs::new(Some(hardware));
+        Self { vfs, ..self }
     }
 
     /// Does something with sockets to the kernel; those of a failure are not used again.
@@ -145,7 +177,8 @@ impl HostGround {
 
     /// Whether a folder was made for this socket alone. One that the user names may be anywhere, also beside these.
     fn is_ours(&self, folder: &Path, known: &Known) -> bool {
-        folder == self.vhost_folder(&known.attachment.port)
+        let own = known.attachment.port.as_ref().map(|port| self.vhost_folder(port));
+        own.as_deref() == Some(folder)
     }
 }
 
@@ -188,7 +221,15 @@ impl Ground for HostGround {
 
     fn set_up(&self, known: &Known) -> Result<(), Fault> {
         let attachment = &known.attachment;
+        let Some(wanted) = known.interface() else {
+            return Ok(());
+        };
         let mut pod = known.netns.enter()?;
+        if known.vf.is_some() {
+            // It was not made as it should be, but as it is.
+            let addresses = &Addresses::default();
+            pod.repair(&attachment.id.interface, &Wanted { addresses, ..wanted })?;
+        }
         pod.set_up(&attachment.id.interface, &attachment.addresses)?;
         if let Some(host_interface) = &attachment.host_interface {
             self.on_host(|host| {
@@ -216,9 +257,41 @@ impl Ground for HostGround {
         )
     }
 
+    fn take_vf(&self, device: &str, holder: &str) -> Result<VfLease, Fault> {
+        Ok(self.vfs.take(device, holder)?)
+    }
+
+    fn hold_vf(&self, lease: &VfLease) {
+        self.vfs.hold(lease);
+    }
+
+    fn forget_vf(&self, lease: &VfLease) {
+        self.vfs.forget(lease);
+    }
+
+    fn set_vf(&self, known: &Known) -> Result<(), Fault> {
+        if let Some(lease) = &known.vf {
+            self.vfs.set(lease, &vf::target(&known.attachment.wanted))?;
+        }
+        Ok(())
+    }
+
+    fn move_vf(&self, known: &Known) -> Result<(), Fault> {
+        let Some(lease) = known.vf_with_interface() else {
+            return Ok(());
+        };
+        let found = self.vfs.interface(lease)?;
+        let ifindex = IfIndex(found.ok_or(VfError::NoInterface(lease.saved.pci))?.ifindex);
+        let name = &known.attachment.id.interface;
+        self.on_host(|host| host.move_to_pod(ifindex, &known.netns, name))?;
+        Ok(())
+    }
+
     fn open_port(&self, known: &Known) -> Result<(), Fault> {
-        let wanted = Box::new(known.port());
-        let name = known.attachment.port.clone();
+        let Some((name, wanted)) = known.port() else {
+            return Ok(());
+        };
+        let wanted = Box::new(wanted);
         let request = |reply| Request::Attach { name, wanted, reply };
         Ok(self.handle.ask_blocking(request)?)
     }
@@ -252,7 +325,9 @@ impl Ground for HostGround {
     }
 
     fn close_port(&self, known: &Known) -> Result<(), Fault> {
-        let name = known.attachment.port.clone();
+        let Some(name) = known.attachment.port.clone() else {
+            return Ok(());
+        };
         let socket = known.attachment.socket.clone();
         Ok(self
             .handle
@@ -317,6 +392,28 @@ impl Ground for HostGround {
         }
     }
 
+    fn fetch_vf(&self, known: &Known) -> Result<(), Fault> {
+        // Where it has ended, the VF in the pod is another attachment's.
+        let lease = known.vf_with_interface().filter(|lease| self.vfs.is_held(lease));
+        let Some(lease) = lease else { return Ok(()) };
+        match known.netns.enter() {
+            Ok(mut pod) => {
+                pod.give_device(&lease.saved.pci.to_string(), &known.attachment.id.interface)?;
+                Ok(())
+            }
+            // With the namespace it comes back by itself.
+            Err(PodError::Gone(_) | PodError::Replaced(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn give_back_vf(&self, known: &Known) -> Result<(), Fault> {
+        known
+            .vf
+            .as_ref()
+            .map_or(Ok(()), |lease| Ok(self.vfs.give_back(lease)?))
+    }
+
     fn look(&self, known: &Known) -> Vec<String> {
         let attachment = &known.attachment;
         let mut problems = Vec::new();
@@ -334,9 +431,18 @@ impl Ground for HostGround {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        let name = attachment.port.clone();
+        if let Some(lease) = &known.vf {
+            match self.vfs.missing(lease, &vf::target(&attachment.wanted)) {
+                Ok(steps) => problems.extend(steps.iter().map(|step| format!("its NIC has not: {step}"))),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let Some(name) = attachment.port.clone() else {
+            return problems;
+        };
+        let told = format!("port {name}");
         match self.handle.ask_blocking(|reply| Request::WhyDown { name, reply }) {
-            Ok(reason) => problems.extend(reason.map(|reason| format!("port {}: {reason}", attachment.port))),
+            Ok(reason) => problems.extend(reason.map(|reason| format!("{told}: {reason}"))),
             Err(error) => problems.push(error.to_string()),
         }
         problems
@@ -344,14 +450,18 @@ impl Ground for HostGround {
 
     fn repair(&self, known: &Known) -> Result<(), Fault> {
         let attachment = &known.attachment;
+        self.set_vf(known)?;
         // Folder and socket are the port's.
         let Some(wanted) = known.interface() else {
             return self.make_folder(known);
         };
         let mut pod = known.netns.enter()?;
-        if pod.look(&attachment.id.interface)?.is_none() && attachment.host_interface.is_some() {
-            self.remove_veth(known)?;
-            self.make_veth(known)?;
+        if pod.look(&attachment.id.interface)?.is_none() {
+            if attachment.host_interface.is_some() {
+                self.remove_veth(known)?;
+                self.make_veth(known)?;
+            }
+            self.move_vf(known)?;
         }
         let found = pod.repair(&attachment.id.interface, &wanted)?;
         self.set_up(known)?;

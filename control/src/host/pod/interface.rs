@@ -41,7 +41,7 @@ const MOST: usize = 65_536;
 /// To be dropped soon: while it is open, the namespace of a pod that has ended does not go away.
 pub(crate) struct Pod {
     pub(super) netns: PodNetns,
-    rtnl: Netlink,
+    pub(super) rtnl: Netlink,
 }
 
 /// An interface of a pod as it is.
@@ -224,7 +224,11 @@ impl Pod {
         }
     }
 
-    fn change(&mut self, message: Message, attempt: impl FnOnce() -> String) -> Result<(), PodError> {
+    pub(super) fn change(
+        &mut self,
+        message: Message,
+        attempt: impl FnOnce() -> String,
+    ) -> Result<(), PodError> {
         let place = || {
             format!(
                 "{} in network namespace {}",
