@@ -11,7 +11,6 @@ use std::thread;
 use clearway_config::Name;
 use clearway_config::attach::{Addresses, Route, Segment, VhostSocket};
 
-use clearway_sriov::hardware::Hardware;
 use clearway_sriov::saved::VfLease;
 
 use super::known::Known;
@@ -157,7 +156,7 @@ impl HostGround {
 
     /// With other VFs than this host's.
     #[cfg(test)]
-    pub(super) fn with_vfs(self, hardware: Box<dyn Hardware + Send>) -> Self {
+    pub(super) fn with_vfs(self, hardware: Box<dyn clearway_sriov::hardware::Hardware + Send>) -> Self {
         let vfs = Vfs::new(Some(hardware));
         Self { vfs, ..self }
     }

@@ -258,7 +258,7 @@ fn listed(all: &[Attachment], wide: bool) -> String {
                 a.wanted.kind.to_string(),
                 segment_of(a),
                 or_dash(a.port.as_ref().map(ToString::to_string).or(vf_of(a))),
-                a.mac.to_string(),
+                or_dash((!a.mac.is_zero()).then_some(a.mac)),
                 addresses(a),
             ];
             (row, owned(Owner::Cni, a.generation))

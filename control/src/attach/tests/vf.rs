@@ -249,7 +249,7 @@ fn a_late_removal_does_not_touch_the_next_pods_vf() {
         scene.daemon.remove(&id("old")).expect("nothing is left of it");
         assert_eq!((admin(&scene, 0), look(&scene)), (before, vec![]));
         let left: Vec<_> = scene.daemon.list().into_iter().map(|one| one.id).collect();
-        assert_eq!(left, [other.clone()]);
+        assert_eq!(left, std::slice::from_ref(&other));
         scene.daemon.remove(&other).expect("removed");
         assert_eq!(scene.nic.state(0), scene.vf);
     }
