@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clearway_config::Name;
 use clearway_config::attach::{Addresses, Route, Segment, VhostSocket};
@@ -131,6 +132,9 @@ pub(crate) trait Ground: Send + Sync {
     fn repair(&self, known: &Known) -> Result<(), Fault>;
 }
 
+/// A VF has its link so much later than its interface is up.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 /// How many sockets to the kernel are kept for the next pod; opening them takes half a millisecond.
 const SPARE_HOSTS: usize = 4;
 
@@ -308,10 +312,21 @@ impl Ground for HostGround {
             .map(|ip| ip.address.addr())
             .collect();
         let (id, mac, netns) = (attachment.id.clone(), attachment.mac, known.netns.clone());
+        let end = Instant::now() + LINK_PATIENCE;
         let announce = move || {
-            let announced = netns
-                .enter()
-                .and_then(|mut pod| pod.announce(&id.interface, mac, &addresses));
+            let try_it = || -> Result<bool, PodError> {
+                let mut pod = netns.enter()?;
+                let now = pod.has_link(&id.interface)? || Instant::now() >= end;
+                if now {
+                    pod.announce(&id.interface, mac, &addresses)?;
+                }
+                Ok(now)
+            };
+            let mut announced = try_it();
+            while matches!(announced, Ok(false)) {
+                thread::sleep(PAUSE);
+                announced = try_it();
+            }
             if let Err(error) = announced {
                 tracing::warn!(attachment = %id, %error, "its neighbours were not told where it is; they learn it from its packets");
             }

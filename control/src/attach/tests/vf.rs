@@ -344,3 +344,22 @@ fn what_no_vf_can_have_is_refused() {
     }
     assert_eq!(scene.daemon.list(), []);
 }
+
+#[test]
+fn neighbours_are_told_when_there_is_a_link() {
+    isolate();
+    let pod = Container::start();
+    pod.sh("ip link add net1 type veth peer name far");
+    pod.sh("ip link set net1 up");
+    let has_link = || {
+        let mut inside = pod.netns().enter().expect("it is there");
+        inside.has_link("net1").expect("it is there")
+    };
+    assert!(!has_link());
+    pod.sh("ip link set far up");
+    let end = Instant::now() + Duration::from_secs(20);
+    while !has_link() {
+        assert!(Instant::now() < end);
+        sleep(Duration::from_millis(5));
+    }
+}
