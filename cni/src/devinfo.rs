@@ -1,10 +1,12 @@
-//! The device information file (device-info-spec 1.1.0): what a pod's application must know of its vhost-user socket.
+//! The device information file (device-info-spec 1.1.0): what a pod's application must know of its vhost-user socket, or of
+//! its VF.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clearway_config::attach::AttachedVf;
 use serde_json::{Value, json};
 
 /// The version of the specification.
@@ -32,6 +34,22 @@ pub fn vhost_user(socket: &Path, daemon_connects: bool) -> Value {
             "path": socket.display().to_string(),
         }
     })
+}
+
+/// A VF (§3.1.1).
+pub fn pci(vf: &AttachedVf) -> Value {
+    json!({
+        "type": "pci",
+        "version": VERSION,
+        "pci": {"pci-address": vf.pci, "pf-pci-address": vf.pf},
+    })
+}
+
+/// Whether a file is there that tells of this PCI device.
+pub fn is_of_pci(path: &Path, address: &str) -> bool {
+    let text = fs::read(path).unwrap_or_default();
+    let info: Value = serde_json::from_slice(&text).unwrap_or_default();
+    info["type"] == "pci" && info["pci"]["pci-address"] == address
 }
 
 /// Writes the file and its folders (§5.1.2): whoever looks sees all of it or none.

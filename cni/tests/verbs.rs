@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
+
 use common::{CONTAINER, FakeDaemon, NETNS, VERSIONS, call, call_with, plugin, remembering};
 use serde_json::{Value, json};
 
@@ -176,17 +179,61 @@ fn a_device_information_file_that_cannot_be_written_takes_all_back() {
 }
 
 #[test]
-fn vfs_are_not_attached_yet() {
+fn a_vf_is_attached_and_told() {
     let daemon = FakeDaemon::start();
-    let conf = daemon.network("1.1.0", json!({"deviceID": "0000:03:02.0", "spoofchk": "on"}));
-    let error = call("ADD", &conf).failed(2);
-    assert!(
-        error.contains("virtual functions") && error.contains("0000:03:02.0"),
-        "{error}"
-    );
-    call("STATUS", &conf).failed(50);
-    assert!(daemon.requests().is_empty());
-    call("DEL", &conf).good();
+    let info = daemon.folder.path().join("devinfo/net1.json");
+    let told = |info: &Path| serde_json::from_slice::<Value>(&fs::read(info).unwrap()).unwrap();
+    for (device, mac, mtu) in [
+        ("0000:03:02.0", json!("02:00:00:00:00:07"), json!(1500)),
+        // A program drives it: it has its MAC address and MTU from there.
+        ("0000:03:02.7", Value::Null, Value::Null),
+    ] {
+        let conf = daemon.network(
+            "1.1.0",
+            json!({"spoofchk": "on", "runtimeConfig": {"deviceID": device, "CNIDeviceInfoFile": info}}),
+        );
+        call("STATUS", &conf).good();
+        let result = call("ADD", &conf).good();
+        let asked = daemon.state().body.clone();
+        assert_eq!(
+            (&asked["kind"], &asked["segment"], &asked["vf"]),
+            (
+                &json!("vf"),
+                &json!("pf"),
+                &json!({"device": device, "vlan": 100, "spoofchk": true})
+            )
+        );
+        let interface = &result["interfaces"][0];
+        assert_eq!(
+            (&interface["pciID"], &interface["mac"], &interface["mtu"]),
+            (&json!(device), &mac, &mtu)
+        );
+        assert_eq!(
+            told(&info),
+            json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": device, "pf-pci-address": "0000:03:00.0"}})
+        );
+        call("CHECK", &remembering(&conf, &result)).good();
+        let mut other = conf.clone();
+        other["trust"] = "on".into();
+        let error = call("CHECK", &remembering(&other, &result)).failed(103);
+        assert!(error.contains("its VF"), "{error}");
+        call("DEL", &conf).good();
+        assert!(!info.exists());
+    }
+    // Which VF a pod has is not the network's.
+    call("STATUS", &daemon.network("1.1.0", json!({"mode": "vf"}))).good();
+    assert_eq!(daemon.state().body, json!({"segment": "pf", "ipam": "none"}));
+    // What the device plugin says of it is not less.
+    fs::create_dir_all(info.parent().unwrap()).unwrap();
+    for (device, kept) in [("0000:03:02.0", true), ("0000:03:02.1", false)] {
+        let more = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": device, "rdma-device": "mlx5_2"}});
+        fs::write(&info, more.to_string()).unwrap();
+        let fields = json!({"runtimeConfig": {"deviceID": "0000:03:02.0", "CNIDeviceInfoFile": info}});
+        let conf = daemon.network("1.1.0", fields);
+        call("ADD", &conf).good();
+        assert_eq!(told(&info) == more, kept);
+        call("DEL", &conf).good();
+    }
 }
 
 /// Networks as their users have them, but for `type` (and, here, the daemon's socket).
@@ -233,11 +280,14 @@ fn other_plugins_networks_work() {
         "vlanQoS": 4, "vlanProto": "802.1ad", "min_tx_rate": 100, "max_tx_rate": 200, "spoofchk": "off", "trust": "on",
         "link_state": "enable", "logLevel": "debug", "logFile": daemon.folder.path().join("log")
     }));
-    let error = call("ADD", &conf).failed(2);
-    assert!(
-        error.contains("virtual functions"),
-        "every field is accepted: {error}"
+    call_with("ADD", &conf, &[("CNI_IFNAME", "net4")]).good();
+    let asked = daemon.state().body.clone();
+    assert_eq!(
+        asked["vf"],
+        json!({"device": "0000:03:02.0", "vlan": 1000, "qos": 4, "vlan-proto": "802.1ad", "spoofchk": false, "trust": true,
+               "link-state": "enable", "min-tx-rate": 100, "max-tx-rate": 200})
     );
+    assert_eq!(asked["mac"], "ca:fe:c0:ff:ee:00");
 }
 
 /// What the network, or the runtime for this one container, names now, against what the daemon has; what it leaves to the

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::values::{Permissions, TrunkItem};
-use crate::{Name, RateLimit, path_segment};
+use crate::{Name, RateLimit, TagProtocol, VfLinkState, path_segment};
 
 /// Which attachment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,10 +61,11 @@ pub struct Attach {
     pub kind: AttachKind,
     /// The layer 2 segment.
     pub segment: Segment,
-    /// Its MAC address. Absent: one that the daemon makes up, the same for the same pod and interface.
+    /// Its MAC address. Absent: one that the daemon makes up, the same for the same pod and interface; with kind `vf` the one
+    /// that it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
-    /// The MTU of its interface, in bytes. Absent: 1500.
+    /// The MTU of its interface, in bytes. Absent: 1500, or with kind `vf` as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// Upper limits of what it sends (`receive`) and is sent (`transmit`).
@@ -76,6 +77,9 @@ pub struct Attach {
     /// With kind `vhost-user`: its socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vhost: Option<VhostSocket>,
+    /// With kind `vf`: which VF, and how it is set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf: Option<VfSettings>,
     /// Where its addresses come from.
     #[serde(default)]
     pub ipam: Ipam,
@@ -110,6 +114,9 @@ pub enum AttachKind {
     Tap,
     /// A unix socket over which a virtio-net driver in the pod (DPDK, QEMU) shares its memory.
     VhostUser,
+    /// A virtual function of a NIC: its interface in the pod's namespace, or, where a program drives it (`vfio-pci`), as it
+    /// is. The engine has no part in it.
+    Vf,
 }
 
 impl fmt::Display for AttachKind {
@@ -118,6 +125,7 @@ impl fmt::Display for AttachKind {
             Self::Veth => "veth",
             Self::Tap => "tap",
             Self::VhostUser => "vhost-user",
+            Self::Vf => "vf",
         })
     }
 }
@@ -141,6 +149,8 @@ pub enum Segment {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         native: Option<Name>,
     },
+    /// That of the physical function of a VF, behind it in the NIC.
+    Pf,
 }
 
 /// The socket of a vhost-user attachment.
@@ -173,6 +183,38 @@ pub struct VhostSocket {
     /// The SELinux label of folder and socket; with `client` of the folder alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selinux_label: Option<String>,
+}
+
+/// A VF, and what its physical function is told of it; what is absent stays as it is until it is given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VfSettings {
+    /// Its PCI address: `0000:03:10.2`.
+    pub device: String,
+    /// The VLAN that the NIC puts it into, unseen by it; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The priority in that VLAN's tag. Absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<u8>,
+    /// The protocol of that VLAN's tag. Absent: `802.1q`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan_proto: Option<TagProtocol>,
+    /// Whether the NIC drops frames that it sends with another MAC address than its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoofchk: Option<bool>,
+    /// Whether it may change its MAC address and receive promiscuously.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<bool>,
+    /// The link that it sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_state: Option<VfLinkState>,
+    /// The rate that it may send at in any case, in Mbit/s; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tx_rate: Option<u32>,
+    /// The most that it sends, in Mbit/s; 0: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tx_rate: Option<u32>,
 }
 
 /// Where the addresses of an attachment come from.
@@ -271,23 +313,27 @@ pub struct Attachment {
     pub wanted: Attach,
     /// Whether it is complete.
     pub state: AttachmentState,
-    /// The port in the engine.
-    pub port: Name,
+    /// The port in the engine. Of a VF there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Name>,
     /// The bridge domain of its untagged frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<Name>,
     /// Our end of the veth pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_interface: Option<String>,
-    /// Its MAC address.
+    /// Its MAC address; zero: that of a VF whose program chooses it.
     pub mac: MacAddr,
-    /// The MTU of its interface, in bytes.
+    /// The MTU of its interface, in bytes; 0: a VF's without an interface.
     pub mtu: u16,
     /// Its layer 3 settings.
     pub addresses: Addresses,
     /// The vhost-user socket, as the daemon sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// The VF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf: Option<AttachedVf>,
     /// What is not as it should be: each with what it is, what it should be, and what is done about it.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -295,6 +341,25 @@ pub struct Attachment {
     #[serde(default)]
     pub owner: AttachmentOwner,
     /// Times that it was changed.
+    pub generation: u64,
+}
+
+/// The VF of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AttachedVf {
+    /// Its PCI address.
+    pub pci: String,
+    /// That of its physical function.
+    pub pf: String,
+    /// Its number there.
+    pub index: u16,
+    /// Its driver.
+    pub driver: String,
+    /// Its interface's name on the host, which it gets back. Absent: it has none, a program drives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Which of the host's leases that is.
     pub generation: u64,
 }
 

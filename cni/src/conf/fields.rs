@@ -63,10 +63,10 @@ pub const FIELDS: &[Field] = &[
     field("bridgeDomain", PORTS, r#""blue""#),
     field("vlan", ALL, "100"),
     field("vni", PORTS, "5000"),
-    field("trunk", ALL, r#"[{"id": 42}, {"minID": 1000, "maxID": 1010}]"#),
-    field("trunk.id", ALL, "42"),
-    field("trunk.minID", ALL, "1000"),
-    field("trunk.maxID", ALL, "1010"),
+    field("trunk", PORTS, r#"[{"id": 42}, {"minID": 1000, "maxID": 1010}]"#),
+    field("trunk.id", PORTS, "42"),
+    field("trunk.minID", PORTS, "1000"),
+    field("trunk.maxID", PORTS, "1010"),
     field("native", PORTS, r#""blue""#),
     field("mtu", ALL, "1450"),
     field("mac", ALL, r#""02:00:00:00:00:01""#),
@@ -133,7 +133,7 @@ pub const FIELDS: &[Field] = &[
     field("min_tx_rate", VF, "100"),
     field("max_tx_rate", VF, "200"),
     // ovs-cni's.
-    field("bridge", ALL, r#""br0""#),
+    field("bridge", PORTS, r#""br0""#),
     // userspace-cni's.
     field("sharedDir", VHOST, r#""/run/vhost""#),
     field("host", VHOST, HOST),

@@ -66,13 +66,13 @@ impl Mode {
         }
     }
 
-    /// The daemon's word for it; a VF has none yet.
-    pub const fn kind(self) -> Option<AttachKind> {
+    /// The daemon's word for it.
+    pub const fn kind(self) -> AttachKind {
         match self {
-            Self::Veth => Some(AttachKind::Veth),
-            Self::Tap => Some(AttachKind::Tap),
-            Self::VhostUser => Some(AttachKind::VhostUser),
-            Self::Vf => None,
+            Self::Veth => AttachKind::Veth,
+            Self::Tap => AttachKind::Tap,
+            Self::VhostUser => AttachKind::VhostUser,
+            Self::Vf => AttachKind::Vf,
         }
     }
 }

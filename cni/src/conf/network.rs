@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clearway_config::attach::{Addresses, Attach, Ipam, Segment, VhostSocket};
+use clearway_config::attach::{Addresses, Attach, Ipam, Segment, VfSettings, VhostSocket};
 use clearway_config::{Name, Permissions, Port, Rate, RateLimit};
 use clearway_wire::MacAddr;
 use serde_json::{Map, Value};
@@ -40,8 +40,8 @@ pub enum IpamConf {
 pub struct Network {
     /// What a container gets. Never `auto`: that is decided here.
     pub mode: Mode,
-    /// Its segment. Absent only with mode `vf`, where it is that of the physical function.
-    pub segment: Option<Segment>,
+    /// Its segment.
+    pub segment: Segment,
     /// `mtu`
     pub mtu: Option<u16>,
     /// The MAC address of `runtimeConfig` or of `args`.
@@ -60,8 +60,8 @@ pub struct Network {
     pub ipam: IpamConf,
     /// `dns`
     pub dns: Dns,
-    /// With mode `vf`: the VF's PCI address.
-    pub device: Option<String>,
+    /// With mode `vf`: which, and its settings.
+    pub vf: Option<VfSettings>,
 }
 
 /// A vhost-user socket, whose path may depend on the container.
@@ -82,17 +82,20 @@ impl Network {
         fields.check_mode(mode)?;
         runtime.check_mode(mode)?;
         let userspace = userspace::read(&fields)?;
-        let segment = segment::read(&fields, userspace.as_ref().map(|userspace| &userspace.bridge))?;
-        if segment.is_none() && mode != Mode::Vf {
-            return Err(ConfError::Missing {
-                field: "bridgeDomain",
-                advice: "say which layer 2 segment it is: `bridgeDomain`, `vlan`, `vni` or `trunk`",
-            });
-        }
-        let device = match mode {
-            Mode::Vf => Some(sriov::read(&fields, runtime.device.as_deref())?),
-            _ => None,
+        let (segment, vf) = match mode {
+            Mode::Vf => (
+                Some(Segment::Pf),
+                Some(sriov::read(&fields, runtime.device.as_deref())?),
+            ),
+            _ => {
+                let bridge = userspace.as_ref().map(|userspace| &userspace.bridge);
+                (segment::read(&fields, bridge)?, None)
+            }
         };
+        let segment = segment.ok_or(ConfError::Missing {
+            field: "bridgeDomain",
+            advice: "say which layer 2 segment it is: `bridgeDomain`, `vlan`, `vni` or `trunk`",
+        })?;
         let ipam = ipam(&fields, mode)?;
         if ipam == IpamConf::None && !runtime.ips.is_empty() {
             return Err(ConfError::Missing {
@@ -119,25 +122,26 @@ impl Network {
             dns: fields
                 .get("dns", "an object as the CNI specification has it")?
                 .unwrap_or_default(),
-            device,
+            vf,
         })
     }
 
-    /// What the daemon is asked for; `None` with mode `vf`. `given` is what an IPAM plugin has chosen that needs no interface.
-    pub fn attach(&self, network: &str, target: &Target, given: Addresses) -> Option<Attach> {
-        Some(Attach {
+    /// What the daemon is asked for. `given` is what an IPAM plugin has chosen that needs no interface.
+    pub fn attach(&self, network: &str, target: &Target, given: Addresses) -> Attach {
+        Attach {
             network: network.into(),
             netns: target.netns.clone(),
             pod: target.args.pod.clone(),
-            kind: self.mode.kind()?,
-            segment: self.segment.clone()?,
+            kind: self.mode.kind(),
+            segment: self.segment.clone(),
             mac: self.mac(target),
             mtu: self.mtu,
             rate_limit: self.rate_limit.clone(),
             anti_spoof: self.anti_spoof,
             vhost: self.vhost.as_ref().map(|vhost| vhost.of(target)),
+            vf: self.vf.clone(),
             ipam: self.addresses(target, given),
-        })
+        }
     }
 
     /// The MAC address: what is asked for this one container comes before what is said of all.

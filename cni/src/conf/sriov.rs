@@ -1,11 +1,13 @@
 //! sriov-cni's fields: the settings of a virtual function.
 
+use clearway_config::attach::VfSettings;
+use clearway_config::{TagProtocol, VfLinkState};
 use serde_json::Value;
 
 use super::{ConfError, Fields, brief};
 
-/// Checks all settings and gives the VF's PCI address.
-pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<String, ConfError> {
+/// Which VF, and all its settings.
+pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<VfSettings, ConfError> {
     let own: Option<String> = fields.get("deviceID", "a PCI address such as \"0000:03:02.0\"")?;
     fields.get::<String>("pciBusID", "a PCI address such as \"0000:03:02.0\"")?;
     let device = asked.map(str::to_owned).or(own).ok_or(ConfError::Missing {
@@ -26,7 +28,8 @@ pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<String, ConfE
     }
     let vlan = fields.number("vlan", 0..=4094, " (0 is untagged)")?;
     let qos = fields.number("vlanQoS", 0..=7, "")?;
-    let service = fields.word("vlanProto", &[("802.1q", false), ("802.1ad", true)])?;
+    let protocols = [("802.1q", TagProtocol::Dot1q), ("802.1ad", TagProtocol::Dot1ad)];
+    let protocol = fields.word("vlanProto", &protocols)?;
     let tagged = vlan.is_some_and(|vlan| vlan != 0);
     if qos.is_some() && vlan.is_none() || qos.is_some_and(|qos| qos != 0) && !tagged {
         return Err(fields.wrong(
@@ -34,24 +37,38 @@ pub(super) fn read(fields: &Fields, asked: Option<&str>) -> Result<String, ConfE
             "it is the priority of a tag: it needs a `vlan` that is not 0".into(),
         ));
     }
-    if service.is_some() && vlan.is_none() || service == Some(true) && !tagged {
+    if protocol.is_some() && vlan.is_none() || protocol == Some(TagProtocol::Dot1ad) && !tagged {
         return Err(fields.wrong(
             "vlanProto",
             "it is the protocol of a tag: it needs a `vlan` that is not 0".into(),
         ));
     }
-    for key in ["spoofchk", "trust"] {
-        fields.word(key, &[("on", ()), ("off", ())])?;
-    }
-    fields.word("link_state", &[("auto", ()), ("enable", ()), ("disable", ())])?;
-    let most = u64::from(u32::MAX);
-    let min = fields.number("min_tx_rate", 0..=most, " (Mbit/s)")?;
-    let max = fields.number("max_tx_rate", 0..=most, " (Mbit/s; 0 is no limit)")?;
-    match (min, max) {
+    let on = |key: &str| fields.word(key, &[("on", true), ("off", false)]);
+    let links = [
+        ("auto", VfLinkState::Auto),
+        ("enable", VfLinkState::Enable),
+        ("disable", VfLinkState::Disable),
+    ];
+    let rate = |key: &str, unit: &str| {
+        let rate = fields.number(key, 0..=u64::from(u32::MAX), unit)?;
+        Ok(rate.and_then(|rate| u32::try_from(rate).ok()))
+    };
+    let settings = VfSettings {
+        device: device.to_ascii_lowercase(),
+        vlan: vlan.and_then(|vlan| vlan.try_into().ok()),
+        qos: qos.and_then(|qos| qos.try_into().ok()),
+        vlan_proto: protocol,
+        spoofchk: on("spoofchk")?,
+        trust: on("trust")?,
+        link_state: fields.word("link_state", &links)?,
+        min_tx_rate: rate("min_tx_rate", " (Mbit/s)")?,
+        max_tx_rate: rate("max_tx_rate", " (Mbit/s; 0 is no limit)")?,
+    };
+    match (settings.min_tx_rate, settings.max_tx_rate) {
         (Some(min), Some(max)) if max != 0 && min > max => {
             Err(fields.wrong("min_tx_rate", "it is more than `max_tx_rate`".into()))
         }
-        _ => Ok(device),
+        _ => Ok(settings),
     }
 }
 

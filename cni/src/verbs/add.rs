@@ -25,9 +25,10 @@ use std::path::Path;
 use std::{panic, thread};
 
 use clearway_config::attach::{Addresses, Attach, Attachment, Ipam};
+use clearway_wire::MacAddr;
 use serde_json::Value;
 
-use super::{Context, about, no_vf};
+use super::{Context, about};
 use crate::conf::Conf;
 use crate::daemon::DaemonError;
 use crate::delegate::Delegate;
@@ -52,13 +53,8 @@ pub(super) fn add(context: &Context, target: &Target) -> Result<Value, CniError>
             "prevResult already has it: an earlier plugin of the chain made it",
         ));
     }
-    let wanted = |given| {
-        network
-            .attach(&conf.name, target, given)
-            .ok_or_else(|| no_vf(network.device.as_deref()))
-    };
-    // Before anything is done.
-    let first = wanted(Addresses::default())?;
+    let wanted = |given| network.attach(&conf.name, target, given);
+    let first = wanted(Addresses::default());
     let (attachment, dns) = match &context.delegate {
         None => (attach(context, target, &first)?, Dns::default()),
         Some(delegate) => {
@@ -81,10 +77,10 @@ fn addresses_first(
     context: &Context,
     target: &Target,
     delegate: &Delegate,
-    wanted: impl Fn(Addresses) -> Result<Attach, CniError>,
+    wanted: impl Fn(Addresses) -> Attach,
 ) -> Result<(Attachment, Dns), CniError> {
     let made = delegate.add().and_then(|chosen| {
-        let attachment = attach(context, target, &wanted(chosen.addresses())?)?;
+        let attachment = attach(context, target, &wanted(chosen.addresses()))?;
         Ok((attachment, chosen.dns))
     });
     // The specification asks for a DEL of the delegate after any failure of its ADD too.
@@ -220,13 +216,22 @@ fn exists(target: &Target, reason: &str) -> CniError {
     )
 }
 
-/// Tells the pod's application of its vhost-user socket.
+/// Tells the pod's application of its vhost-user socket, or of its VF.
 fn inform(conf: &Conf, attachment: &Attachment) -> Result<(), CniError> {
-    let (Some(path), Some(socket)) = (conf.device_info_file(), &attachment.socket) else {
+    let Some(path) = conf.device_info_file() else {
         return Ok(());
     };
-    let client = attachment.wanted.vhost.as_ref().is_some_and(|vhost| vhost.client);
-    devinfo::write(&path, &devinfo::vhost_user(socket, client)).map_err(|error| {
+    let info = match (&attachment.socket, &attachment.vf) {
+        (Some(socket), _) => {
+            let client = attachment.wanted.vhost.as_ref().is_some_and(|vhost| vhost.client);
+            devinfo::vhost_user(socket, client)
+        }
+        // The file of a device plugin, which Multus has copied there, says the same and more.
+        (None, Some(vf)) if devinfo::is_of_pci(&path, &vf.pci) => return Ok(()),
+        (None, Some(vf)) => devinfo::pci(vf),
+        (None, None) => return Ok(()),
+    };
+    devinfo::write(&path, &info).map_err(|error| {
         CniError::new(
             Code::Io,
             error.to_string(),
@@ -235,24 +240,36 @@ fn inform(conf: &Conf, attachment: &Attachment) -> Result<(), CniError> {
     })
 }
 
-/// The daemon's end, if the host sees it, and the container's.
+/// The daemon's end, if the host sees it, and the container's. Of a VF without an interface MTU and, where a program chooses
+/// it, MAC address are not known.
 fn interfaces(attachment: &Attachment, netns: &str) -> Vec<Interface> {
     let host = attachment.host_interface.as_ref().map(|name| Interface {
         name: name.clone(),
         mtu: Some(attachment.mtu.into()),
         ..Interface::default()
     });
+    let known = |mac: MacAddr| {
+        if mac.is_zero() {
+            String::new()
+        } else {
+            mac.to_string()
+        }
+    };
     let container = Interface {
         name: attachment.id.interface.clone(),
-        mac: attachment.mac.to_string(),
-        mtu: Some(attachment.mtu.into()),
+        mac: known(attachment.mac),
+        mtu: Some(attachment.mtu.into()).filter(|mtu| *mtu != 0),
         sandbox: netns.into(),
         socket_path: attachment
             .socket
             .as_ref()
             .map(|path| path.display().to_string())
             .unwrap_or_default(),
-        pci_id: String::new(),
+        pci_id: attachment
+            .vf
+            .as_ref()
+            .map(|vf| vf.pci.clone())
+            .unwrap_or_default(),
     };
     host.into_iter().chain([container]).collect()
 }

@@ -1,7 +1,7 @@
 //! CHECK: what the daemon finds, what the runtime remembers, and what the network says, compared with each other.
 
 use clearway_config::RateLimit;
-use clearway_config::attach::{Attachment, AttachmentState, Route};
+use clearway_config::attach::{Attachment, AttachmentState, Route, VfSettings};
 
 use super::{Context, about};
 use crate::conf::{ConfError, Network};
@@ -52,13 +52,13 @@ pub(super) fn check(context: &Context, target: &Target) -> Result<(), CniError> 
 fn same_network(network: &Network, target: &Target, attachment: &Attachment) -> Vec<String> {
     let mut findings = Vec::new();
     let wanted = &attachment.wanted;
-    if network.mode.kind() != Some(wanted.kind) {
+    if network.mode.kind() != wanted.kind {
         findings.push(format!(
             "it is of kind {}, the network's mode is {}",
             wanted.kind, network.mode
         ));
     }
-    if network.segment.as_ref() != Some(&wanted.segment) {
+    if network.segment != wanted.segment {
         findings.push(format!(
             "it is in the segment {:?}, the network's is {:?}",
             wanted.segment, network.segment
@@ -69,6 +69,7 @@ fn same_network(network: &Network, target: &Target, attachment: &Attachment) -> 
             findings.push(format!("{what} is {found}, the network's is {wanted}"));
         }
     };
+    differ("its VF", settings(&wanted.vf), settings(&network.vf));
     if let Some(mtu) = network.mtu {
         differ("its MTU", attachment.mtu.to_string(), mtu.to_string());
     }
@@ -86,6 +87,14 @@ fn same_network(network: &Network, target: &Target, attachment: &Attachment) -> 
         network.anti_spoof.to_string(),
     );
     findings
+}
+
+/// In the words between plugin and daemon.
+fn settings(vf: &Option<VfSettings>) -> String {
+    match serde_json::to_string(vf) {
+        Ok(text) if vf.is_some() => text,
+        _ => "none".to_owned(),
+    }
 }
 
 /// In the words of the configuration, which are those between plugin and daemon.
@@ -120,6 +129,8 @@ fn compare(attachment: &Attachment, remembered: &CniResult, target: &Target) -> 
     differ("MTU", &mtu, attachment.mtu.to_string());
     let socket = attachment.socket.as_ref().map(|path| path.display().to_string());
     differ("socket", &interface.socket_path, socket.unwrap_or_default());
+    let vf = attachment.vf.as_ref().map(|vf| vf.pci.clone());
+    differ("PCI device", &interface.pci_id, vf.unwrap_or_default());
     findings.extend(compare_addresses(attachment, remembered, place));
     findings
 }

@@ -168,19 +168,6 @@ fn dispatch(call: &Call, conf: &Conf, log: &Log) -> Result<Option<Value>, CniErr
     }
 }
 
-/// The answer to an ADD with mode `vf`.
-fn no_vf(device: Option<&str>) -> CniError {
-    CniError::new(
-        Code::UnsupportedField,
-        "the daemon does not attach virtual functions yet",
-        format!(
-            "the network's mode is \"vf\" (deviceID {:?}); choose mode \"tap\", \"veth\" or \"vhost-user\" and remove \
-             deviceID, or leave this network to sriov-cni",
-            device.unwrap_or_default()
-        ),
-    )
-}
-
 /// What is being done, for errors.
 fn about(what: &str, target: &Target) -> String {
     format!(

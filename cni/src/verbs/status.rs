@@ -1,15 +1,31 @@
 //! STATUS: could a container be attached now?
 
-use clearway_config::attach::{Addresses, Need};
+use clearway_config::attach::{Addresses, Ipam, Need, Segment};
 
-use super::{Context, no_vf};
-use crate::conf::Network;
+use super::Context;
+use crate::conf::ConfError;
 use crate::environment::{Target, Verb};
 use crate::error::{CniError, Code};
 
 pub(super) fn status(context: &Context) -> Result<(), CniError> {
-    let network = context.conf.network()?;
-    let need = need(&network)?;
+    let need = match context.conf.network() {
+        // Which VF it is differs from pod to pod.
+        Err(ConfError::Missing {
+            field: "deviceID", ..
+        }) => Need {
+            segment: Segment::Pf,
+            ipam: Ipam::None,
+        },
+        network => {
+            let network = network?;
+            // Nobody in particular: what one pod asks for is not the network's need.
+            let ipam = network.addresses(&Target::nobody(), Addresses::default());
+            Need {
+                segment: network.segment,
+                ipam,
+            }
+        }
+    };
     context.daemon.status(&need).map_err(|error| CniError {
         code: Code::NotAvailable.number(),
         ..error.told(&format!(
@@ -18,21 +34,4 @@ pub(super) fn status(context: &Context) -> Result<(), CniError> {
         ))
     })?;
     context.ask_delegate(Verb::Status)
-}
-
-fn need(network: &Network) -> Result<Need, CniError> {
-    let no_vf = || CniError {
-        code: Code::NotAvailable.number(),
-        ..no_vf(network.device.as_deref())
-    };
-    // Nobody in particular: what one pod asks for is not the network's need.
-    let nobody = Target::nobody();
-    Ok(Need {
-        segment: network
-            .segment
-            .clone()
-            .filter(|_| network.mode.kind().is_some())
-            .ok_or_else(no_vf)?,
-        ipam: network.addresses(&nobody, Addresses::default()),
-    })
 }

@@ -238,6 +238,17 @@ fn attachment(container: &str, interface: &str, wanted: &Value) -> Value {
     match attach.kind {
         clearway_config::attach::AttachKind::Veth => made["host-interface"] = "cw0001".into(),
         clearway_config::attach::AttachKind::Tap => {}
+        clearway_config::attach::AttachKind::Vf => {
+            let pci = &attach.vf.unwrap().device;
+            made["vf"] =
+                json!({"pci": pci, "pf": "0000:03:00.0", "index": 0, "driver": "igbvf", "generation": 1});
+            // 0000:03:02.7 is a program's.
+            if pci.ends_with('7') {
+                (made["mac"], made["mtu"]) = ("00:00:00:00:00:00".into(), 0.into());
+            } else {
+                made["vf"]["interface"] = "eth1v0".into();
+            }
+        }
         clearway_config::attach::AttachKind::VhostUser => {
             let socket = attach.vhost.unwrap();
             let folder = socket.folder.unwrap_or_else(|| "/run/clearway/vhost/x".into());

@@ -8,18 +8,22 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clearway_config::Name;
-use clearway_config::attach::{Route, Segment, VhostSocket};
+use clearway_config::attach::{Addresses, Route, Segment, VhostSocket};
+use clearway_sriov::saved::VfLease;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::fchownat;
 
 use super::known::Known;
+use super::vf::{self, VfError, Vfs};
 use crate::daemon::{Standing, remove_stale_socket};
 use crate::handle::{ApiError, Detail, ErrorCode, Handle, Request};
 use crate::host::Host;
-use crate::host::pod::{PodError, PodNetns, Veth, differences};
+use crate::host::links::IfIndex;
+use crate::host::pod::{PodError, PodNetns, Veth, Wanted, differences};
 use crate::host::{accounts, label};
 
 /// The longest alias of an interface, in bytes: `IFALIASZ` of the kernel without the zero byte.
@@ -34,6 +38,9 @@ pub(crate) enum Fault {
     /// In the pod's namespace, or with its interface.
     #[error(transparent)]
     Pod(#[from] PodError),
+    /// With a VF.
+    #[error(transparent)]
+    Vf(#[from] VfError),
     /// The control thread says no.
     #[error(transparent)]
     Control(#[from] ApiError),
@@ -58,6 +65,7 @@ impl Fault {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Control(error) => error.code,
+            Self::Vf(error) => error.code(),
             Self::Pod(error) if error.is_of_netns() => ErrorCode::BadRequest,
             Self::Pod(error) if error.is_in_the_way() => ErrorCode::Conflict,
             _ => ErrorCode::Failed,
@@ -98,6 +106,16 @@ pub(crate) trait Ground: Send + Sync {
     fn taken_routes(&self, known: &Known) -> Result<Vec<Route>, Fault>;
     /// The folder of a socket.
     fn make_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// A lease of a VF that is free, with how it is. Nothing is changed.
+    fn take_vf(&self, device: &str, holder: &str) -> Result<VfLease, Fault>;
+    /// A lease that a record has.
+    fn hold_vf(&self, lease: &VfLease);
+    /// A lease that no record has got.
+    fn forget_vf(&self, lease: &VfLease);
+    /// The VF's settings.
+    fn set_vf(&self, known: &Known) -> Result<(), Fault>;
+    /// Its interface, if it has one, goes to the pod.
+    fn move_vf(&self, known: &Known) -> Result<(), Fault>;
     /// Has the engine forward; when this returns it does.
     fn open_port(&self, known: &Known) -> Result<(), Fault>;
     /// Tells its neighbours where it is now. They learn it anyway, later.
@@ -110,12 +128,19 @@ pub(crate) trait Ground: Send + Sync {
     fn remove_tap(&self, known: &Known) -> Result<(), Fault>;
     /// The folder goes, if it is one of ours; in another one, the socket that a killed daemon has left.
     fn remove_folder(&self, known: &Known) -> Result<(), Fault>;
+    /// The VF's interface comes back from the pod.
+    fn fetch_vf(&self, known: &Known) -> Result<(), Fault>;
+    /// The VF is as it was before; its lease ends.
+    fn give_back_vf(&self, known: &Known) -> Result<(), Fault>;
     /// What is not as it should be, in words; nothing: all is.
     fn look(&self, known: &Known) -> Vec<String>;
     /// Makes it as it should be.
     fn repair(&self, known: &Known) -> Result<(), Fault>;
 }
 
+/// A VF has its link so much later than its interface is up.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 /// How many sockets to the kernel are kept for the next pod; opening them takes half a millisecond.
 const SPARE_HOSTS: usize = 4;
 
@@ -125,6 +150,7 @@ pub(crate) struct HostGround {
     vhost: PathBuf,
     /// Sockets to the kernel that nobody uses just now.
     hosts: Mutex<Vec<Host>>,
+    vfs: Vfs,
 }
 
 impl HostGround {
@@ -134,7 +160,15 @@ impl HostGround {
             handle,
             vhost,
             hosts: Mutex::default(),
+            vfs: Vfs::new(None),
         }
+    }
+
+    /// With other VFs than this host's.
+    #[cfg(test)]
+    pub(super) fn with_vfs(self, hardware: Box<dyn clearway_sriov::hardware::Hardware + Send>) -> Self {
+        let vfs = Vfs::new(Some(hardware));
+        Self { vfs, ..self }
     }
 
     /// Does something with sockets to the kernel; those of a failure are not used again.
@@ -152,7 +186,8 @@ impl HostGround {
 
     /// Whether a folder was made for this socket alone. One that the user names may be anywhere, also beside these.
     fn is_ours(&self, folder: &Path, known: &Known) -> bool {
-        folder == self.vhost_folder(&known.attachment.port)
+        let own = known.attachment.port.as_ref().map(|port| self.vhost_folder(port));
+        own.as_deref() == Some(folder)
     }
 }
 
@@ -195,7 +230,15 @@ impl Ground for HostGround {
 
     fn set_up(&self, known: &Known) -> Result<(), Fault> {
         let attachment = &known.attachment;
+        let Some(wanted) = known.interface() else {
+            return Ok(());
+        };
         let mut pod = known.netns.enter()?;
+        if known.vf.is_some() {
+            // It was not made as it should be, but as it is.
+            let addresses = &Addresses::default();
+            pod.repair(&attachment.id.interface, &Wanted { addresses, ..wanted })?;
+        }
         pod.set_up(&attachment.id.interface, &attachment.addresses)?;
         if let Some(host_interface) = &attachment.host_interface {
             self.on_host(|host| {
@@ -223,9 +266,41 @@ impl Ground for HostGround {
         )
     }
 
+    fn take_vf(&self, device: &str, holder: &str) -> Result<VfLease, Fault> {
+        Ok(self.vfs.take(device, holder)?)
+    }
+
+    fn hold_vf(&self, lease: &VfLease) {
+        self.vfs.hold(lease);
+    }
+
+    fn forget_vf(&self, lease: &VfLease) {
+        self.vfs.forget(lease);
+    }
+
+    fn set_vf(&self, known: &Known) -> Result<(), Fault> {
+        if let Some(lease) = &known.vf {
+            self.vfs.set(lease, &vf::target(&known.attachment.wanted))?;
+        }
+        Ok(())
+    }
+
+    fn move_vf(&self, known: &Known) -> Result<(), Fault> {
+        let Some(lease) = known.vf_with_interface() else {
+            return Ok(());
+        };
+        let found = self.vfs.interface(lease)?;
+        let ifindex = IfIndex(found.ok_or(VfError::NoInterface(lease.saved.pci))?.ifindex);
+        let name = &known.attachment.id.interface;
+        self.on_host(|host| host.move_to_pod(ifindex, &known.netns, name))?;
+        Ok(())
+    }
+
     fn open_port(&self, known: &Known) -> Result<(), Fault> {
-        let wanted = Box::new(known.port());
-        let name = known.attachment.port.clone();
+        let Some((name, wanted)) = known.port() else {
+            return Ok(());
+        };
+        let wanted = Box::new(wanted);
         let request = |reply| Request::Attach { name, wanted, reply };
         Ok(self.handle.ask_blocking(request)?)
     }
@@ -243,10 +318,21 @@ impl Ground for HostGround {
             .map(|ip| ip.address.addr())
             .collect();
         let (id, mac, netns) = (attachment.id.clone(), attachment.mac, known.netns.clone());
+        let end = Instant::now() + LINK_PATIENCE;
         let announce = move || {
-            let announced = netns
-                .enter()
-                .and_then(|mut pod| pod.announce(&id.interface, mac, &addresses));
+            let try_it = || -> Result<bool, PodError> {
+                let mut pod = netns.enter()?;
+                let now = pod.has_link(&id.interface)? || Instant::now() >= end;
+                if now {
+                    pod.announce(&id.interface, mac, &addresses)?;
+                }
+                Ok(now)
+            };
+            let mut announced = try_it();
+            while matches!(announced, Ok(false)) {
+                thread::sleep(PAUSE);
+                announced = try_it();
+            }
             if let Err(error) = announced {
                 tracing::warn!(attachment = %id, %error, "its neighbours were not told where it is; they learn it from its packets");
             }
@@ -259,7 +345,9 @@ impl Ground for HostGround {
     }
 
     fn close_port(&self, known: &Known) -> Result<(), Fault> {
-        let name = known.attachment.port.clone();
+        let Some(name) = known.attachment.port.clone() else {
+            return Ok(());
+        };
         let socket = known.attachment.socket.clone();
         Ok(self
             .handle
@@ -324,6 +412,28 @@ impl Ground for HostGround {
         }
     }
 
+    fn fetch_vf(&self, known: &Known) -> Result<(), Fault> {
+        // Where it has ended, the VF in the pod is another attachment's.
+        let lease = known.vf_with_interface().filter(|lease| self.vfs.is_held(lease));
+        let Some(lease) = lease else { return Ok(()) };
+        match known.netns.enter() {
+            Ok(mut pod) => {
+                pod.give_device(&lease.saved.pci.to_string(), &known.attachment.id.interface)?;
+                Ok(())
+            }
+            // With the namespace it comes back by itself.
+            Err(PodError::Gone(_) | PodError::Replaced(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn give_back_vf(&self, known: &Known) -> Result<(), Fault> {
+        known
+            .vf
+            .as_ref()
+            .map_or(Ok(()), |lease| Ok(self.vfs.give_back(lease)?))
+    }
+
     fn look(&self, known: &Known) -> Vec<String> {
         let attachment = &known.attachment;
         let mut problems = Vec::new();
@@ -341,9 +451,18 @@ impl Ground for HostGround {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        let name = attachment.port.clone();
+        if let Some(lease) = &known.vf {
+            match self.vfs.missing(lease, &vf::target(&attachment.wanted)) {
+                Ok(steps) => problems.extend(steps.iter().map(|step| format!("its NIC has not: {step}"))),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let Some(name) = attachment.port.clone() else {
+            return problems;
+        };
+        let told = format!("port {name}");
         match self.handle.ask_blocking(|reply| Request::WhyDown { name, reply }) {
-            Ok(reason) => problems.extend(reason.map(|reason| format!("port {}: {reason}", attachment.port))),
+            Ok(reason) => problems.extend(reason.map(|reason| format!("{told}: {reason}"))),
             Err(error) => problems.push(error.to_string()),
         }
         problems
@@ -351,14 +470,18 @@ impl Ground for HostGround {
 
     fn repair(&self, known: &Known) -> Result<(), Fault> {
         let attachment = &known.attachment;
+        self.set_vf(known)?;
         // Folder and socket are the port's.
         let Some(wanted) = known.interface() else {
             return self.make_folder(known);
         };
         let mut pod = known.netns.enter()?;
-        if pod.look(&attachment.id.interface)?.is_none() && attachment.host_interface.is_some() {
-            self.remove_veth(known)?;
-            self.make_veth(known)?;
+        if pod.look(&attachment.id.interface)?.is_none() {
+            if attachment.host_interface.is_some() {
+                self.remove_veth(known)?;
+                self.make_veth(known)?;
+            }
+            self.move_vf(known)?;
         }
         let found = pod.repair(&attachment.id.interface, &wanted)?;
         self.set_up(known)?;

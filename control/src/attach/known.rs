@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 
 use clearway_config::attach::{
-    Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentOwner, AttachmentState, VhostSocket,
+    Addresses, Attach, AttachKind, AttachedVf, Attachment, AttachmentId, AttachmentOwner, AttachmentState,
+    Ipam, Segment, VhostSocket,
 };
 use clearway_config::{Name, Port, PortKind};
+use clearway_sriov::inventory::VfState;
+use clearway_sriov::saved::VfLease;
 use clearway_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 
+use super::vf;
 use crate::daemon::AttachedPort;
-use crate::host::pod::{PodNetns, Wanted};
+use crate::host::pod::{DEVICE, PodNetns, Wanted};
 
 /// The MTU of a pod's interface when nobody says another.
 const MTU: u16 = 1500;
@@ -24,6 +28,9 @@ pub(crate) struct Known {
     pub(crate) attachment: Attachment,
     /// The namespace that it is in: another may have its path one day.
     pub(crate) netns: PodNetns,
+    /// Its VF: how that was before, and is to be after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vf: Option<VfLease>,
 }
 
 impl Known {
@@ -34,9 +41,22 @@ impl Known {
         netns: PodNetns,
         domain: Option<Name>,
         addresses: Addresses,
+        vf: Option<VfLease>,
         vhost_folder: impl FnOnce(&Name) -> PathBuf,
     ) -> Self {
         let port = port_name(id);
+        let saved = vf.as_ref().map(|lease| &lease.saved);
+        let mac = wanted.mac.unwrap_or_else(|| match saved {
+            Some(vf) => own_mac(vf),
+            None => mac_of(&wanted, id),
+        });
+        let mtu = wanted.mtu.unwrap_or_else(|| match saved {
+            Some(vf) => {
+                let mtu = vf.netdev.as_ref().map_or(0, |netdev| netdev.mtu);
+                u16::try_from(mtu).unwrap_or(u16::MAX)
+            }
+            None => MTU,
+        });
         let socket = (wanted.kind == AttachKind::VhostUser).then(|| {
             let socket = wanted.vhost.clone().unwrap_or_default();
             let folder = socket.folder.unwrap_or_else(|| vhost_folder(&port));
@@ -47,17 +67,22 @@ impl Known {
             state: AttachmentState::Adding,
             domain,
             host_interface: (wanted.kind == AttachKind::Veth).then(|| port.to_string()),
-            mac: wanted.mac.unwrap_or_else(|| mac_of(&wanted, id)),
-            mtu: wanted.mtu.unwrap_or(MTU),
+            mac,
+            mtu,
             addresses,
             socket,
+            vf: vf.as_ref().map(attached),
             problems: Vec::new(),
             owner: AttachmentOwner::Cni,
             generation: 1,
-            port,
+            port: (wanted.kind != AttachKind::Vf).then_some(port),
             wanted,
         };
-        Self { attachment, netns }
+        Self {
+            attachment,
+            netns,
+            vf,
+        }
     }
 
     /// The same a step further.
@@ -68,14 +93,20 @@ impl Known {
         next
     }
 
-    /// What the control thread is to know of it.
-    pub(super) fn port(&self) -> AttachedPort {
-        AttachedPort {
+    /// The name of its port, and what the control thread is to know of it; none: it is a VF, and has no port.
+    pub(super) fn port(&self) -> Option<(Name, AttachedPort)> {
+        let port = AttachedPort {
             id: self.attachment.id.clone(),
-            port: port_of(&self.attachment),
+            port: port_of(&self.attachment)?,
             segment: self.attachment.wanted.segment.clone(),
             netns: self.netns.clone(),
-        }
+        };
+        Some((self.attachment.port.clone()?, port))
+    }
+
+    /// Its VF, if that has an interface which goes to the pod.
+    pub(super) fn vf_with_interface(&self) -> Option<&VfLease> {
+        self.vf.as_ref().filter(|lease| lease.saved.netdev.is_some())
     }
 
     /// The interface in the pod as it should be; none: there is none.
@@ -84,6 +115,7 @@ impl Known {
             AttachKind::Veth => "veth",
             AttachKind::Tap => "tun",
             AttachKind::VhostUser => return None,
+            AttachKind::Vf => self.vf_with_interface().map(|_| DEVICE)?,
         };
         Some(Wanted {
             kind,
@@ -151,6 +183,7 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
     if let Some(socket) = &wanted.vhost {
         check_socket(socket)?;
     }
+    check_vf(wanted)?;
     if !wanted.netns.is_absolute() {
         return Err(format!(
             "{} is no absolute path of a network namespace",
@@ -158,6 +191,42 @@ pub(super) fn check(id: &AttachmentId, wanted: &Attach) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether what belongs to a VF is there for one, and for nothing else.
+fn check_vf(wanted: &Attach) -> Result<(), String> {
+    let kind = wanted.kind;
+    let is_vf = kind == AttachKind::Vf;
+    if is_vf != wanted.vf.is_some() || is_vf != (wanted.segment == Segment::Pf) {
+        return Err(format!(
+            "an attachment of kind vf has `vf` and the segment `pf`, and no other has: this one is of kind {kind}"
+        ));
+    }
+    if is_vf && (wanted.anti_spoof || !wanted.rate_limit.is_empty()) {
+        return Err(
+            "the frames of a VF do not pass here: say `spoofchk` and `max-tx-rate` in place of anti-spoofing and a rate limit"
+                .to_owned(),
+        );
+    }
+    wanted.vf.as_ref().map_or(Ok(()), vf::check)
+}
+
+/// What a VF without an interface can't have.
+pub(super) fn check_interface(wanted: &Attach, lease: &VfLease) -> Result<(), String> {
+    if lease.saved.netdev.is_some() {
+        return Ok(());
+    }
+    let what = match wanted {
+        Attach { mtu: Some(_), .. } => "an MTU (`mtu`)",
+        Attach {
+            ipam: Ipam::Awaited, ..
+        } => "addresses of a plugin that asks through an interface (`dhcp`)",
+        _ => return Ok(()),
+    };
+    let (pci, driver) = (lease.saved.pci, driver_of(&lease.saved));
+    Err(format!(
+        "VF {pci} has no interface, {driver} drives it, so it can't have {what}: take that out of the network"
+    ))
 }
 
 /// Whether the path of a socket is one, wherever the daemon was started.
@@ -198,13 +267,37 @@ fn mac_of(wanted: &Attach, id: &AttachmentId) -> MacAddr {
     MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f])
 }
 
-/// What the engine is to have.
-fn port_of(attachment: &Attachment) -> Port {
+/// The address that a VF has by itself; zero where none can be known.
+fn own_mac(vf: &VfState) -> MacAddr {
+    let interfaces = vf.netdev.as_ref().and_then(|netdev| netdev.mac);
+    let admin = vf.admin.map(|admin| admin.mac);
+    interfaces.or(admin).unwrap_or(MacAddr::ZERO)
+}
+
+fn driver_of(vf: &VfState) -> String {
+    vf.driver.clone().unwrap_or_else(|| "none".to_owned())
+}
+
+/// What everybody may know of a lease.
+fn attached(lease: &VfLease) -> AttachedVf {
+    AttachedVf {
+        pci: lease.saved.pci.to_string(),
+        pf: lease.pf.to_string(),
+        index: lease.index,
+        driver: driver_of(&lease.saved),
+        interface: lease.saved.netdev.as_ref().map(|netdev| netdev.name.clone()),
+        generation: lease.generation,
+    }
+}
+
+/// What the engine is to have; none: nothing of it.
+fn port_of(attachment: &Attachment) -> Option<Port> {
     let wanted = &attachment.wanted;
     let kind = match wanted.kind {
         AttachKind::Veth => PortKind::AfXdp,
         AttachKind::Tap => PortKind::Tap,
         AttachKind::VhostUser => PortKind::VhostUser,
+        AttachKind::Vf => return None,
     };
     let mut port = Port::new(kind);
     port.mtu = Some(attachment.mtu);
@@ -232,8 +325,9 @@ fn port_of(attachment: &Attachment) -> Port {
                 port.selinux_label = socket.selinux_label;
             }
         }
+        AttachKind::Vf => {}
     }
-    port
+    Some(port)
 }
 
 #[cfg(test)]
@@ -293,9 +387,8 @@ mod tests {
         let pod = Container::start();
         let netns = PodNetns::open(&pod.path()).expect("a namespace");
         let folder = |port: &Name| PathBuf::from("/run/vhost").join(port.as_str());
-        Known::new(&id, wanted, netns, None, Addresses::default(), folder)
-            .port()
-            .port
+        let known = Known::new(&id, wanted, netns, None, Addresses::default(), None, folder);
+        known.port().expect("it has one").1.port
     }
 
     #[test]

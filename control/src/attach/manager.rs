@@ -9,6 +9,7 @@ use clearway_config::attach::{
     Addresses, Attach, AttachKind, Attachment, AttachmentId, AttachmentState, Collect, Ipam, Need, Segment,
 };
 use clearway_config::{AddressPool, Name};
+use clearway_sriov::saved::VfLease;
 
 use super::ground::{Fault, Ground};
 use super::ipam::{Holder, IpamError, LeaseRecord, Leases, StickyRecord};
@@ -155,7 +156,7 @@ impl State {
 impl Manager {
     /// The attachments of a store. Nothing is done to the host yet.
     pub(crate) fn open(mut store: Box<dyn Store>, ground: Box<dyn Ground>) -> Result<Self, StoreError> {
-        let mut all = BTreeMap::new();
+        let mut all = BTreeMap::<AttachmentId, Known>::new();
         let mut kept = Vec::new();
         let (mut leases, mut sticky) = (Vec::<LeaseRecord>::new(), Vec::<StickyRecord>::new());
         for record in store.load()? {
@@ -168,6 +169,9 @@ impl Manager {
                 ObjectKind::Sticky => sticky.push(record.read()?),
                 _ => kept.push(record),
             }
+        }
+        for lease in all.values().filter_map(|known| known.vf.as_ref()) {
+            ground.hold_vf(lease);
         }
         let state = State {
             store,
@@ -188,9 +192,7 @@ impl Manager {
     pub(crate) fn ports(&self) -> BTreeMap<Name, AttachedPort> {
         let state = self.lock();
         let ready = state.all.values().filter(|known| known.is_ready());
-        ready
-            .map(|known| (known.attachment.port.clone(), known.port()))
-            .collect()
+        ready.filter_map(Known::port).collect()
     }
 
     /// Takes away what was not completed, or not removed to the end: what a crash or a failure left.
@@ -245,14 +247,16 @@ impl Manager {
             self.supersede(id, &netns)?;
         }
         let awaits = wanted.ipam.comes_later();
-        let known = self.enter(id, wanted, netns, standing)?;
+        let vf = self.take_vf(id, &wanted)?;
+        let entered = self.enter(id, wanted, netns, standing, vf.clone());
+        let known = entered.inspect_err(|_| vf.iter().for_each(|lease| self.ground.forget_vf(lease)))?;
         if let Err(fault) = self.build(&known) {
             return Err(self.take_back(&known, failed(fault)));
         }
         if awaits {
             self.lock().awaiting.insert(id.clone(), Instant::now());
             self.release(id);
-            tracing::info!(attachment = %id, port = %known.attachment.port, "its addresses are awaited");
+            tracing::info!(attachment = %id, kind = %known.attachment.wanted.kind, "its addresses are awaited");
             return Ok(known.attachment);
         }
         let ready = known.at(AttachmentState::Ready);
@@ -297,6 +301,33 @@ impl Manager {
         Ok(())
     }
 
+    /// A lease of the VF that is wanted, if one is. From a pod that has ended it is taken: its DEL finds nothing then, and may
+    /// come late, as the runtime gives out devices anew before it.
+    fn take_vf(&self, id: &AttachmentId, wanted: &Attach) -> Result<Option<VfLease>, AttachError> {
+        let Some(vf) = &wanted.vf else { return Ok(None) };
+        let of_ended = |known: &Known| {
+            let has = known.attachment.vf.as_ref();
+            has.is_some_and(|has| has.pci.eq_ignore_ascii_case(&vf.device))
+                && known.netns.still_there().is_err()
+        };
+        for old in self.ids(of_ended) {
+            if self.remove_if(&old, |_, known| of_ended(known))?.is_some() {
+                tracing::info!(attachment = %old, by = %id, vf = vf.device, "its pod has ended, and another one was given its VF");
+            }
+        }
+        let holder = match &wanted.pod {
+            Some(pod) => format!("pod {pod} ({})", id.interface),
+            None => format!("container {id}"),
+        };
+        let taken = self.ground.take_vf(&vf.device, &holder);
+        let lease = taken.map_err(|fault| AttachError::step(id, fault, false))?;
+        if let Err(reason) = known::check_interface(wanted, &lease) {
+            self.ground.forget_vf(&lease);
+            return Err(AttachError::Invalid(reason));
+        }
+        Ok(Some(lease))
+    }
+
     /// Writes down that it is being made, with its addresses; from here on it is busy.
     fn enter(
         &self,
@@ -304,6 +335,7 @@ impl Manager {
         wanted: Attach,
         netns: PodNetns,
         standing: Standing,
+        vf: Option<VfLease>,
     ) -> Result<Known, AttachError> {
         let mut state = self.vacant(id)?;
         if wanted.kind != AttachKind::VhostUser
@@ -333,7 +365,7 @@ impl Manager {
             }
         };
         let folder = |port: &Name| self.ground.vhost_folder(port);
-        let known = Known::new(id, wanted, netns, standing.domain, addresses, folder);
+        let known = Known::new(id, wanted, netns, standing.domain, addresses, vf, folder);
         changes.push(record(&known));
         if let Err(error) = state.commit(id, &changes) {
             // As if it had never been.
@@ -362,6 +394,11 @@ impl Manager {
             AttachKind::VhostUser => {
                 ground.make_folder(known)?;
                 ground.open_port(known)?;
+            }
+            AttachKind::Vf => {
+                ground.set_vf(known)?;
+                ground.move_vf(known)?;
+                ground.set_up(known)?;
             }
         }
         ground.announce(known);
@@ -450,7 +487,7 @@ impl Manager {
         let result = result.and_then(|()| self.forget(id));
         self.release(id);
         result?;
-        tracing::info!(attachment = %id, port = %known.attachment.port, "removed");
+        tracing::info!(attachment = %id, kind = %known.attachment.wanted.kind, "removed");
         Ok(Some(known.attachment))
     }
 
@@ -475,11 +512,17 @@ impl Manager {
     /// All steps back; each is fine with nothing being there.
     fn dismantle(&self, known: &Known) -> Result<(), Fault> {
         let ground = &self.ground;
-        ground.close_port(known)?;
+        if known.attachment.port.is_some() {
+            ground.close_port(known)?;
+        }
         match known.attachment.wanted.kind {
             AttachKind::Veth => ground.remove_veth(known),
             AttachKind::Tap => ground.remove_tap(known),
             AttachKind::VhostUser => ground.remove_folder(known),
+            AttachKind::Vf => {
+                ground.fetch_vf(known)?;
+                ground.give_back_vf(known)
+            }
         }
     }
 
@@ -642,7 +685,7 @@ impl Manager {
 /// It is complete.
 fn added(ready: Known) -> Attachment {
     let attachment = ready.attachment;
-    tracing::info!(attachment = %attachment.id, port = %attachment.port, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
+    tracing::info!(attachment = %attachment.id, kind = %attachment.wanted.kind, mac = %attachment.mac, "added");
     attachment
 }
 

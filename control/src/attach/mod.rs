@@ -7,6 +7,8 @@
 //!
 //!   add:     record `adding` + lease │ interface · addresses · port · announcement │ record `ready`
 //!   remove:  record `removing`       │ port · interface                            │ no record, no lease
+//!
+//!   VF:      the record has how it was before; its steps are settings · into the pod │ back from the pod · as it was
 //! ```
 //!
 //! Guarantees: what exists on the host for an attachment has a record, written before it and removed after it; so after a
@@ -21,6 +23,7 @@
 //! | `ground` | what each step does on this host |
 //! | `ipam` | who has which address |
 //! | `kept` | the configuration that was applied |
+//! | `vf` | the VFs of this host: leases, settings |
 //! | `watch` | what has changed behind our back, and how it is put right |
 //!
 //! Left to the caller: to call from threads that may wait (each step asks the kernel or the control thread).
@@ -32,6 +35,7 @@ mod known;
 mod manager;
 #[cfg(test)]
 mod tests;
+mod vf;
 mod watch;
 
 pub(crate) use ground::HostGround;

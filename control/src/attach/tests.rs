@@ -17,14 +17,22 @@ use clearway_config::attach::{
 use clearway_config::{Name, PortKind};
 use clearway_io::TapDevice;
 
+mod nic;
+mod vf;
+
+use clearway_config::attach::VfSettings;
+use clearway_sriov::inventory::VfState;
+use clearway_sriov::saved::VfLease;
+use nic::Nic;
+
 use super::ground::{Fault, Ground};
 use super::known::Known;
 use super::manager::PATIENCE;
 use super::{AttachError, HostGround, Manager};
 use crate::daemon::{AttachedPort, Standing};
 use crate::handle::{ApiError, ErrorCode, Handle, Request};
-use crate::host::pod::PodNetns;
 use crate::host::pod::testbed::Container;
+use crate::host::pod::{DEVICE, PodNetns};
 use crate::host::tap::{Tap, Wanted};
 use crate::host::testing::{isolate, sh};
 use crate::store::{Change, MemoryStore, Record, Store, StoreError};
@@ -139,6 +147,27 @@ impl<G: Ground> Ground for Scripted<G> {
     fn make_folder(&self, known: &Known) -> Result<(), Fault> {
         self.step("make_folder", |ground| ground.make_folder(known))
     }
+    fn take_vf(&self, device: &str, holder: &str) -> Result<VfLease, Fault> {
+        self.ground.take_vf(device, holder)
+    }
+    fn hold_vf(&self, lease: &VfLease) {
+        self.ground.hold_vf(lease);
+    }
+    fn forget_vf(&self, lease: &VfLease) {
+        self.ground.forget_vf(lease);
+    }
+    fn set_vf(&self, known: &Known) -> Result<(), Fault> {
+        self.step("set_vf", |ground| ground.set_vf(known))
+    }
+    fn move_vf(&self, known: &Known) -> Result<(), Fault> {
+        self.step("move_vf", |ground| ground.move_vf(known))
+    }
+    fn fetch_vf(&self, known: &Known) -> Result<(), Fault> {
+        self.step("fetch_vf", |ground| ground.fetch_vf(known))
+    }
+    fn give_back_vf(&self, known: &Known) -> Result<(), Fault> {
+        self.step("give_back_vf", |ground| ground.give_back_vf(known))
+    }
     fn open_port(&self, known: &Known) -> Result<(), Fault> {
         self.step("open_port", |ground| ground.open_port(known))
     }
@@ -204,6 +233,7 @@ fn opened(attached: &AttachedPort) -> Result<Option<(TapDevice, Tap)>, ApiError>
 
 /// Everything that outlives a daemon, a daemon on it, and the control thread, which here remembers ports and makes TAPs.
 struct Scene {
+    handle: Handle,
     ground: Arc<HostGround>,
     store: MemoryStore,
     script: Script,
@@ -213,6 +243,9 @@ struct Scene {
     pod: Container,
     folder: tempfile::TempDir,
     daemon: Arc<Manager>,
+    nic: Nic,
+    /// How its VF was before anybody touched it.
+    vf: VfState,
 }
 
 impl Scene {
@@ -223,7 +256,8 @@ impl Scene {
         *domain.lock().expect("no panic") = Some(name("red"));
         let handle = control(ports.clone(), domain.clone());
         let folder = tempfile::tempdir().expect("a folder");
-        let ground = Arc::new(HostGround::new(handle, folder.path().join("vhost")));
+        let nic = Nic::new();
+        let ground = Arc::new(ground(&handle, folder.path(), &nic));
         let (store, script) = (MemoryStore::default(), Script::default());
         Self {
             daemon: Arc::new(manager(&ground, &store, &script)),
@@ -234,12 +268,16 @@ impl Scene {
             domain,
             pod: Container::start(),
             folder,
+            vf: nic.state(0),
+            nic,
+            handle,
         }
     }
 
     /// The daemon ends, and another one begins: the engine is empty but for what the attachments ask for.
     fn restart(&mut self, plan: Plan) {
         self.script.play(plan);
+        self.ground = Arc::new(ground(&self.handle, self.folder.path(), &self.nic));
         self.daemon = Arc::new(manager(&self.ground, &self.store, &self.script));
         // The kernel closes what the first one had.
         self.ports().clear();
@@ -260,15 +298,24 @@ impl Scene {
             netns: self.pod.path(),
             pod: None,
             kind,
-            segment: Segment::Domain(name("red")),
+            segment: match kind {
+                AttachKind::Vf => Segment::Pf,
+                _ => Segment::Domain(name("red")),
+            },
             mac: None,
             mtu: None,
             rate_limit: clearway_config::RateLimit::default(),
             anti_spoof: false,
             vhost: (kind == AttachKind::VhostUser).then(VhostSocket::default),
+            vf: (kind == AttachKind::Vf).then(|| VfSettings {
+                device: Nic::pci(0),
+                vlan: Some(100),
+                trust: Some(true),
+                ..VfSettings::default()
+            }),
             ipam: match kind {
                 AttachKind::VhostUser => Ipam::None,
-                AttachKind::Veth | AttachKind::Tap => Ipam::Pool {
+                AttachKind::Veth | AttachKind::Tap | AttachKind::Vf => Ipam::Pool {
                     pool: None,
                     wanted: Vec::new(),
                 },
@@ -291,11 +338,23 @@ impl Scene {
                 let folders = std::fs::read_dir(self.folder.path().join("vhost"));
                 folders.is_ok_and(|mut folders| folders.next().is_some())
             }
+            AttachKind::Vf => {
+                let in_pod = !self.pod.ip(&format!("link show type {DEVICE}")).is_empty();
+                let as_before = self.nic.state(0) == self.vf;
+                assert!(!in_pod || !as_before);
+                !as_before
+            }
         };
-        let port = !self.ports().is_empty();
+        // A VF has none.
+        let port = !self.ports().is_empty() || kind == AttachKind::Vf && thing;
         let lease = has("lease") || kind == AttachKind::VhostUser && thing;
         [has("attachment"), port, thing, lease]
     }
+}
+
+/// What a daemon does on this host; its leases end with it.
+fn ground(handle: &Handle, folder: &Path, nic: &Nic) -> HostGround {
+    HostGround::new(handle.clone(), folder.join("vhost")).with_vfs(Box::new(nic.clone()))
 }
 
 fn manager(ground: &Arc<HostGround>, store: &MemoryStore, script: &Script) -> Manager {
@@ -318,10 +377,10 @@ fn control(ports: Arc<Mutex<Ports>>, domain: Domain) -> Handle {
     Handle::new(move |request| {
         let mut ports = ports.lock().expect("no panic");
         match request {
-            Request::Standing { reply, .. } => {
+            Request::Standing { segment, reply } => {
                 let domain = domain.lock().expect("no panic").clone();
                 let standing = domain.map(|domain| Standing {
-                    domain: Some(domain),
+                    domain: (segment != Segment::Pf).then_some(domain),
                     pools: spec.address_pools.clone(),
                 });
                 reply.send(standing.ok_or_else(|| ApiError::not_found("there is no such segment")));
@@ -370,7 +429,12 @@ fn every(plan: impl Fn(usize) -> Plan, mut work: impl FnMut(Plan) -> usize) -> u
     0
 }
 
-const KINDS: [AttachKind; 3] = [AttachKind::Veth, AttachKind::Tap, AttachKind::VhostUser];
+const KINDS: [AttachKind; 4] = [
+    AttachKind::Veth,
+    AttachKind::Tap,
+    AttachKind::VhostUser,
+    AttachKind::Vf,
+];
 
 #[test]
 fn a_step_that_fails_leaves_all_or_nothing() {
@@ -615,7 +679,7 @@ fn one_that_awaits_addresses_in_vain_goes() {
 
 #[test]
 fn one_that_awaits_addresses_is_there_as_a_whole_or_goes() {
-    for kind in [AttachKind::Veth, AttachKind::Tap] {
+    for kind in [AttachKind::Veth, AttachKind::Tap, AttachKind::Vf] {
         awaited_as_a_whole_or_gone(kind);
     }
 }

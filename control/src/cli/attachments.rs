@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clearway_config::attach::{Attachment, AttachmentId, AttachmentState, Ipam, Segment};
+use clearway_config::attach::{AttachedVf, Attachment, AttachmentId, AttachmentState, Ipam, Segment};
 use serde::Serialize;
 
 use super::args::Why;
@@ -39,7 +39,7 @@ fn is_named(attachment: &Attachment, name: &str) -> bool {
     let interface = &attachment.id.interface;
     let whose = name.strip_suffix(&format!("/{interface}")).unwrap_or(name);
     let pod = attachment.wanted.pod.as_ref();
-    attachment.port.as_str() == name
+    attachment.port.as_ref().is_some_and(|port| port.as_str() == name)
         || !whose.is_empty() && attachment.id.container.starts_with(whose)
         || pod.is_some_and(|pod| pod.name == whose || pod.to_string() == whose)
 }
@@ -110,10 +110,17 @@ struct Story {
 
 impl Story {
     fn tell(attachment: Attachment, seen: Seen) -> Self {
-        let name = attachment.port.to_string();
+        // A VF has no port; nothing of the engine is about it.
+        let name = attachment
+            .port
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let port = seen.ports.into_iter().find(|port| port.name == name);
         let mut domains = seen.domains;
-        let member = |member: &String| *member == name || member.starts_with(&format!("{name}:"));
+        let member = |member: &String| {
+            !name.is_empty() && (*member == name || member.starts_with(&format!("{name}:")))
+        };
         domains.retain(|domain| domain.members.iter().any(member));
         let mut tunnels = seen.tunnels;
         // Those to which floods are copied, and those to single stations.
@@ -145,16 +152,20 @@ impl Story {
         if self.attachment.state != AttachmentState::Ready {
             causes.push(format!("it is {}", self.attachment.state));
         }
-        if self.attachment.addresses.ips.is_empty() && self.attachment.socket.is_none() {
+        let of_program = |vf: &AttachedVf| vf.interface.is_none();
+        let has_interface =
+            self.attachment.socket.is_none() && !self.attachment.vf.as_ref().is_some_and(of_program);
+        if self.attachment.addresses.ips.is_empty() && has_interface {
             let reason = match self.attachment.wanted.ipam {
                 Ipam::None => "its network has no `ipam`",
                 _ => "the IPAM plugin of its network has not given it one",
             };
             causes.push(format!("it has no IP address: {reason}"));
         }
-        match &self.port {
-            None => causes.push(format!("the engine has no port {}", self.attachment.port)),
-            Some(port) => {
+        match (&self.port, &self.attachment.port) {
+            (None, None) => {}
+            (None, Some(name)) => causes.push(format!("the engine has no port {name}")),
+            (Some(port), _) => {
                 let reason = port
                     .reason
                     .iter()
@@ -246,8 +257,8 @@ fn listed(all: &[Attachment], wide: bool) -> String {
                 },
                 a.wanted.kind.to_string(),
                 segment_of(a),
-                a.port.to_string(),
-                a.mac.to_string(),
+                or_dash(a.port.as_ref().map(ToString::to_string).or(vf_of(a))),
+                or_dash((!a.mac.is_zero()).then_some(a.mac)),
                 addresses(a),
             ];
             (row, owned(Owner::Cni, a.generation))
@@ -261,6 +272,11 @@ fn listed(all: &[Attachment], wide: bool) -> String {
     text
 }
 
+/// The PCI address of its VF.
+fn vf_of(attachment: &Attachment) -> Option<String> {
+    attachment.vf.as_ref().map(|vf| vf.pci.clone())
+}
+
 fn addresses(attachment: &Attachment) -> String {
     let ips = attachment.addresses.ips.iter();
     let ips: Vec<_> = ips.map(|ip| ip.address.to_string()).collect();
@@ -272,6 +288,11 @@ fn segment_of(attachment: &Attachment) -> String {
         Segment::Domain(name) => name.to_string(),
         Segment::Vlan(vid) => format!("vlan {vid}"),
         Segment::Vni(vni) => format!("vni {vni}"),
+        // The VLAN that its NIC puts it into.
+        Segment::Pf => {
+            let vlan = attachment.wanted.vf.as_ref().and_then(|vf| vf.vlan);
+            or_dash(vlan.filter(|vlan| *vlan != 0).map(|vlan| format!("vlan {vlan}")))
+        }
         Segment::Trunk { items, native } => {
             let items: Vec<_> = items.iter().map(ToString::to_string).collect();
             let native = native.as_ref().map(|native| format!(" native {native}"));
@@ -290,20 +311,25 @@ impl Show for Story {
         }
         line("network", a.wanted.network.clone());
         line("netns", a.wanted.netns.display().to_string());
-        match &a.socket {
-            Some(socket) => line("socket", socket.display().to_string()),
-            None => line(
+        match (&a.socket, &a.vf) {
+            (Some(socket), _) => line("socket", socket.display().to_string()),
+            (None, Some(AttachedVf { interface: None, .. })) => {
+                line("interface", "none: a program drives the VF".to_owned());
+            }
+            _ => line(
                 "interface",
                 format!("{} ({}, {}, MTU {})", a.id.interface, a.wanted.kind, a.mac, a.mtu),
             ),
         }
         line("addresses", addresses(a));
-        line(
-            "port",
-            self.port
-                .as_ref()
-                .map_or_else(|| format!("{} (not in the engine)", a.port), port_line),
-        );
+        if let Some(vf) = &a.vf {
+            line("vf", vf_line(vf));
+        }
+        match (&self.port, &a.port) {
+            (Some(port), _) => line("port", port_line(port)),
+            (None, Some(name)) => line("port", format!("{name} (not in the engine)")),
+            (None, None) => {}
+        }
         for domain in &self.domains {
             let members = domain.members.join(", ");
             line(
@@ -329,6 +355,22 @@ impl Show for Story {
         }
         text
     }
+}
+
+fn vf_line(vf: &AttachedVf) -> String {
+    let AttachedVf {
+        pci,
+        pf,
+        index,
+        driver,
+        interface,
+        generation,
+    } = vf;
+    let name = interface.as_ref().map(|name| format!(", {name} on the host"));
+    format!(
+        "{pci} (VF {index} of {pf}, {driver}{}, lease {generation})",
+        name.unwrap_or_default()
+    )
 }
 
 fn station_line(station: &FdbView) -> String {

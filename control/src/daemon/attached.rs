@@ -106,6 +106,12 @@ fn domain_of(segment: &Segment, spec: &Spec) -> Result<Name, NoSegment> {
             "the native bridge domain".to_owned(),
             String::new(),
         ),
+        // No port is in it.
+        Segment::Pf => (
+            None,
+            "a bridge domain of a physical function".to_owned(),
+            String::new(),
+        ),
     };
     found.ok_or_else(|| {
         let there: Vec<_> = domains.keys().map(Name::as_str).collect();
@@ -128,6 +134,7 @@ impl Control {
     pub(super) fn standing(&self, segment: &Segment) -> Result<Standing, ApiError> {
         let domain = match segment {
             Segment::Trunk { native, .. } => native.clone(),
+            Segment::Pf => None,
             segment => {
                 Some(domain_of(segment, &self.spec).map_err(|error| ApiError::not_found(error.to_string()))?)
             }

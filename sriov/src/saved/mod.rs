@@ -124,6 +124,20 @@ impl Leases {
         Ok(&self.leases[self.leases.len() - 1])
     }
 
+    /// Takes down a lease that was on disk. Of two for one VF the later counts: the other one's end was not written.
+    pub fn hold(&mut self, lease: VfLease) {
+        self.last = self.last.max(lease.generation);
+        let there = self
+            .leases
+            .iter()
+            .position(|held| held.saved.pci == lease.saved.pci);
+        match there {
+            Some(at) if self.leases[at].generation < lease.generation => self.leases[at] = lease,
+            Some(_) => {}
+            None => self.leases.push(lease),
+        }
+    }
+
     /// Makes a VF as it was before its lease of this generation, and ends that. After an error the lease is still there,
     /// and this may be called again.
     pub fn give_back(

@@ -151,6 +151,26 @@ fn who_is_late_touches_nothing() {
 }
 
 #[test]
+fn of_two_leases_on_disk_the_later_counts() {
+    let mut double = double();
+    let mut leases = Leases::default();
+    let old = leases.take(&double, vf(0), "pod default/old").unwrap().clone();
+    leases.give_back(&mut double, vf(0), old.generation).unwrap();
+    let new = leases.take(&double, vf(0), "pod default/new").unwrap().clone();
+    for order in [[&old, &new], [&new, &old]] {
+        let mut leases = Leases::default();
+        for lease in order {
+            leases.hold(lease.clone());
+        }
+        assert_eq!(leases.iter().collect::<Vec<_>>(), [&new]);
+        let late = leases.give_back(&mut double, vf(0), old.generation).unwrap();
+        assert_eq!(late, Returned::Late);
+        let next = leases.take(&double, vf(1), "pod default/next").unwrap();
+        assert!(next.generation > new.generation);
+    }
+}
+
+#[test]
 fn what_is_held_is_not_handed_out() {
     let mut double = double();
     let mut leases = Leases::default();

@@ -15,8 +15,10 @@ fn base(mode: Mode, path: &str) -> Value {
     match path {
         "bridgeDomain" | "vlan" | "vni" | "bridge" | "host" => {}
         _ if path.starts_with("trunk") || path.starts_with("host.bridge") => {}
-        "native" => conf["trunk"] = json!([{"id": 1}]),
+        "native" if mode != Mode::Vf => conf["trunk"] = json!([{"id": 1}]),
         "vlanQoS" | "vlanProto" => conf["vlan"] = 100.into(),
+        // A VF is in the segment of its NIC.
+        _ if mode == Mode::Vf => {}
         _ => conf["bridge"] = "blue".into(),
     }
     if path == "runtimeConfig.ips" || path == "args" || path.starts_with("ipam.") {

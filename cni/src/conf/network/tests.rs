@@ -28,7 +28,7 @@ fn target() -> Target {
 fn attach(fields: Value) -> Attach {
     let shown = fields.to_string();
     let network = read(fields).unwrap_or_else(|error| panic!("{shown}: {error}"));
-    network.attach("n", &target(), Addresses::default()).unwrap()
+    network.attach("n", &target(), Addresses::default())
 }
 
 fn refused(fields: Value) -> String {
@@ -263,7 +263,6 @@ fn userspace_cnis_two_sides_fit() {
         network.map(|network| {
             network
                 .attach("n", &target(), Addresses::default())
-                .unwrap()
                 .vhost
                 .unwrap()
                 .client
@@ -301,9 +300,24 @@ fn a_vfs_settings_are_checked() {
         "mac": "CA:FE:C0:FF:EE:00", "vlan": 1000, "vlanQoS": 4, "vlanProto": "802.1AD", "min_tx_rate": 100,
         "max_tx_rate": 200, "spoofchk": "off", "trust": "on", "link_state": "enable", "pciBusID": "0000:03:02.0"
     }));
-    let network = network.unwrap();
-    assert_eq!(network.device.as_deref(), Some("0000:03:02.0"));
-    assert!(network.attach("n", &target(), Addresses::default()).is_none());
+    let asked = network.unwrap().attach("n", &target(), Addresses::default());
+    assert_eq!(
+        serde_json::to_value(asked.vf).unwrap(),
+        json!({"device": "0000:03:02.0", "vlan": 1000, "qos": 4, "vlan-proto": "802.1ad", "spoofchk": false, "trust": true,
+               "link-state": "enable", "min-tx-rate": 100, "max-tx-rate": 200})
+    );
+    assert_eq!(
+        (asked.kind, asked.segment, asked.mac.unwrap().to_string()),
+        (AttachKind::Vf, Segment::Pf, "ca:fe:c0:ff:ee:00".to_owned())
+    );
+    // What is not said stays as it is.
+    let asked = vf(json!({}))
+        .unwrap()
+        .attach("n", &target(), Addresses::default());
+    assert_eq!(
+        serde_json::to_value(asked.vf).unwrap(),
+        json!({"device": "0000:03:02.0"})
+    );
     for wrong in [
         json!({"deviceID": ""}),
         json!({"deviceID": "eth0"}),
@@ -317,6 +331,8 @@ fn a_vfs_settings_are_checked() {
         json!({"min_tx_rate": 2, "max_tx_rate": 1}),
         json!({"antiSpoof": true}),
         json!({"mode": "tap"}),
+        json!({"trunk": [{"id": 1}]}),
+        json!({"bridge": "br0"}),
     ] {
         assert!(vf(wrong.clone()).is_err(), "{wrong}");
     }
@@ -324,7 +340,7 @@ fn a_vfs_settings_are_checked() {
     let error = refused(json!({"deviceID": ""}));
     assert!(error.contains("no device left"), "{error}");
     assert!(vf(json!({"vlan": 0, "vlanQoS": 0})).is_ok());
-    assert_eq!(AttachKind::Veth, Mode::Veth.kind().unwrap());
+    assert_eq!(AttachKind::Veth, Mode::Veth.kind());
 }
 
 #[test]

@@ -99,6 +99,66 @@ fn of_one_that_is_well_nothing_bad_is_said() {
     );
 }
 
+/// A VF in the VLAN 100 of its NIC.
+fn vf(interface: Value, fields: Value) -> Attachment {
+    let wanted = json!({
+        "network": "blue", "netns": "/run/netns/pod2", "kind": "vf", "segment": "pf", "ipam": {"pool": {}},
+        "vf": {"device": "0000:03:10.2", "vlan": 100}
+    });
+    let vf =
+        json!({"pci": "0000:03:10.2", "pf": "0000:03:00.0", "index": 2, "driver": "igbvf", "generation": 7});
+    let vf = with(vf, interface);
+    let base = json!({"wanted": wanted, "vf": vf, "port": null});
+    attachment(with(base, fields))
+}
+
+#[test]
+fn a_vf_has_no_port_and_misses_none() {
+    let story = Story::tell(vf(json!({"interface": "eth1v2"}), json!({})), well());
+    assert_eq!(
+        shown(&story),
+        "attachment  8810ce55a2f7/net1 (ready)\n\
+         network     blue\n\
+         netns       /run/netns/pod2\n\
+         interface   net1 (vf, 02:00:00:00:00:01, MTU 1500)\n\
+         addresses   10.7.0.3/24\n\
+         vf          0000:03:10.2 (VF 2 of 0000:03:00.0, igbvf, eth1v2 on the host, lease 7)\n\
+         \n\
+         Nothing is wrong that can be seen from here.\n"
+    );
+    // A program's needs no address.
+    let fields = json!({"mac": "00:00:00:00:00:00", "mtu": 0, "addresses": {}});
+    let of_program = vf(json!({"driver": "vfio-pci"}), fields);
+    let text = shown(&Story::tell(of_program.clone(), well()));
+    assert!(
+        text.contains("interface   none: a program drives the VF\n")
+            && text.contains("vf          0000:03:10.2 (VF 2 of 0000:03:00.0, vfio-pci, lease 7)\n")
+            && text.contains("Nothing is wrong"),
+        "{text}"
+    );
+    let list = listed(&[of_program], false);
+    let row: Vec<_> = list.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!(
+        row,
+        [
+            "8810ce55a2f7",
+            "net1",
+            "-",
+            "ready",
+            "vf",
+            "vlan",
+            "100",
+            "0000:03:10.2",
+            "-",
+            "-"
+        ]
+    );
+    // What its NIC lost is a cause.
+    let lost = json!({"problems": ["its NIC has not: VF 2: trust on"]});
+    let text = shown(&Story::tell(vf(json!({"interface": "eth1v2"}), lost), well()));
+    assert!(text.ends_with("\n- its NIC has not: VF 2: trust on\n"), "{text}");
+}
+
 #[test]
 fn all_that_its_frames_depend_on_is_told_and_nothing_else() {
     let mut seen = well();

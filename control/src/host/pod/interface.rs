@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::settings::{self, MAIN};
 use super::{Difference, PodError, PodNetns, PodRoute, Wanted, differences};
-use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, by_name, flags_request};
+use crate::host::links::{self, ADDRESS, IFF_UP, IfIndex, Link, MTU, OperState, by_name, flags_request};
 use crate::host::netlink::{CREATE, DUMP, EXCL, Message, Netlink, REPLACE, Refusal, Reply, family, ip_bytes};
 use crate::host::routes::{
     IFA_ADDRESS, IFA_LOCAL, IFADDR_LEN, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_VIA, RTAX_MTU,
@@ -41,7 +41,7 @@ const MOST: usize = 65_536;
 /// To be dropped soon: while it is open, the namespace of a pod that has ended does not go away.
 pub(crate) struct Pod {
     pub(super) netns: PodNetns,
-    rtnl: Netlink,
+    pub(super) rtnl: Netlink,
 }
 
 /// An interface of a pod as it is.
@@ -115,6 +115,12 @@ impl Pod {
             .filter(|(_, wanted)| taken(wanted))
             .map(|(route, _)| route.clone())
             .collect())
+    }
+
+    /// Whether an interface has a link, and its queue takes frames: without one they are lost, and nobody is told.
+    pub(crate) fn has_link(&mut self, interface: &str) -> Result<bool, PodError> {
+        let link = self.link(interface)?;
+        Ok(link.carrier && matches!(link.oper_state, OperState::Up | OperState::Unknown))
     }
 
     /// The namespace, as it can be told from any later one.
@@ -224,7 +230,11 @@ impl Pod {
         }
     }
 
-    fn change(&mut self, message: Message, attempt: impl FnOnce() -> String) -> Result<(), PodError> {
+    pub(super) fn change(
+        &mut self,
+        message: Message,
+        attempt: impl FnOnce() -> String,
+    ) -> Result<(), PodError> {
         let place = || {
             format!(
                 "{} in network namespace {}",

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   PodNetns::open ─┬─► Host::create_veth ─► both ends, the far one born in the pod      Host::delete_veth
-//!   (path, inode)   └─► PodNetns::enter ─► Pod: a socket from there ─► set_up · look · repair · announce
+//!   (path, inode)   ├─► Host::move_to_pod ─► a device's interface                      Pod::give_device
+//!                   └─► PodNetns::enter ─► Pod: a socket from there ─► set_up · look · repair · announce
 //! ```
 //!
 //! Guarantees: no thread but one that ends at once is ever in the pod's namespace; each step can be done again, or says
@@ -12,6 +13,7 @@
 //! Left to the caller: a journal before the steps, and to drop a [`Pod`] soon, because its socket holds the namespace.
 
 pub(crate) mod announce;
+mod device;
 mod interface;
 mod settings;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use super::netns::Netns;
 use super::{HostError, NetnsInode, hint};
 
+pub(crate) use device::DEVICE;
 pub(crate) use interface::{Pod, PodInterface};
 pub(crate) use settings::{Difference, PodRoute, Wanted, differences};
 pub(crate) use veth::Veth;
