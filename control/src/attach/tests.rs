@@ -1036,6 +1036,7 @@ fn a_sockets_folder_is_its_users() {
         let known = Known {
             attachment: added.clone(),
             netns: scene.pod.netns(),
+            vf: None,
         };
         scene.ground.make_folder(&known).expect("once more is fine");
         let place = added.socket.expect("a socket");
